@@ -61,6 +61,23 @@ def _text(value: Any) -> str:
     return value.strip()
 
 
+def _command(value: Any) -> str:
+    """``bell``, or a command with its arguments as a shell would split it."""
+    try:
+        command_words(text := _text(value))
+    except ValueError:
+        raise ValueError("bell, or a command with its quotes closed") from None
+    return text
+
+
+def command_words(command: str) -> tuple[str, ...]:
+    """Return the words of ``notify-command``, none for ``bell``. Raises ValueError for an open quote."""
+    import shlex
+
+    words = () if command == "bell" else shlex.split(command)
+    return tuple(map(os.path.expanduser, words))
+
+
 def _server(value: Any) -> str:
     """An address as ``OLLAMA_HOST`` takes it, also without scheme or port."""
     from urllib.parse import urlsplit
@@ -201,6 +218,21 @@ class Config:
         "on|off",
         "Tell how far a long prompt is read.  [default: on]",
     )
+    greeting: Literal["on", "off"] = _setting(
+        "on",
+        _one_of("on", "off"),
+        "on|off",
+        "Say at the first prompt what holds.  [default: on]",
+    )
+    notify_after: int = _setting(
+        0,
+        _integer(0, 86_400),
+        "SECONDS",
+        "Ring when a turn took so long; 0: never.  [default: 0]",
+    )
+    notify_command: str = _setting(
+        "bell", _command, "COMMAND", "What rings: bell, or a command.  [default: bell]"
+    )
     ollama_log: str | None = _setting(
         None, _log, "PATH", "The file with Ollama's log.  [default: auto, where it usually is]"
     )
@@ -308,6 +340,7 @@ def _refuse_from_a_repository(values: Mapping[str, Any], path: Path | None) -> N
         (not is_this_machine(ollama), "ollama is on another machine"),
         ("keep-sessions" in values, "keep-sessions is set"),
         ("aider" in values, "aider names a program to run"),
+        ("notify-command" in values, "notify-command names a program to run"),
     )
     what = next((words for is_so, words in dangers if is_so), "")
     if what:

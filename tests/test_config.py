@@ -387,6 +387,7 @@ USERS_ALONE = [
     'ollama = "ollama.com"',
     "keep-sessions = 0",
     'aider = "bin/aider"',
+    'notify-command = "bin/ring"',
 ]
 
 

@@ -66,7 +66,7 @@ from aider_guard.core.readings import (
     RamReading,
     Unavailable,
 )
-from aider_guard.core.state import Phase, Restart, State
+from aider_guard.core.state import Ledger, Limits, Phase, Restart, State
 from aider_guard.journal import FileJournal
 from aider_guard.session import console, control, notices, resuming
 from aider_guard.session.kept_sessions import KeptSession
@@ -112,16 +112,17 @@ def test_every_setting_is_documented_with_its_true_default() -> None:
     assert set(rows) == set(config.SETTINGS)
     for name, (_, variable, default, _) in rows.items():
         assert code(variable) == config.ENVIRONMENT_PREFIX + name.upper().replace("-", "_")
-        shown = {"": "where Aider looks", None: "auto", (): "none", False: "false"}
+        shown = {"": "where Aider looks", None: "auto", (): "none"}
         value = defaults[name.replace("-", "_")]
-        assert code(default) == shown.get(value, str(value)), name
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        assert code(default) == shown.get(value, text), name
 
 
 def test_what_a_setting_takes_is_what_its_check_says() -> None:
     """The last column is the sentence with which a wrong value is refused."""
     for cell, _, _, takes in table("docs/settings.md", "setting"):
         with pytest.raises(ValueError, match=f"^{re.escape(takes)}$"):
-            config.check(code(cell), "" if takes == "a text" else "a wrong value")
+            config.check(code(cell), "" if takes == "a text" else "a 'wrong value")
 
 
 def test_every_setting_has_its_own_section_and_flag() -> None:
@@ -321,6 +322,8 @@ def test_the_notices_in_the_texts_are_in_the_programs_words() -> None:
     shown = [block for block in blocks("docs/usage.md") if block.startswith(PREFIX)]
 
     assert shown == printed
+    started = State(Limits(), egress=Ledger("netns"), main_model="qwen3:8b", pinned_tokens=8_192)
+    assert wide(messages.greeting(started)) in blocks("docs/usage.md")
     in_door = [block for block in blocks("docs/door.md") if block.startswith(PREFIX)]
     first = pace.progress_words(pace.ReadingPosition(4_400, 1_600), 41.0)
     assert in_door == [door_answer(), f"{PREFIX}{first}\n"]

@@ -44,8 +44,9 @@ class LayerSelection:
         is_open: bool = False,
         serves_page: bool = False,
         writable: Sequence[str] = (),
+        started: Sequence[str] = (),
     ) -> None:
-        self._writable = writable
+        self._writable, self.started = writable, started
         self._serves_page = serves_page
         self._environment, self._is_open = environment, is_open
         self._names = NameTable()
@@ -69,7 +70,9 @@ class LayerSelection:
             from aider_guard.airgap.jail import NamespaceSetup
 
             try:
-                setup = NamespaceSetup(tuple(self._allowed), self._environment, self._writable)
+                setup = NamespaceSetup(
+                    tuple(self._allowed), self._environment, self._writable, self.started
+                )
             except OSError as error:
                 self._causes.append(_why_no_namespaces(error))
             else:

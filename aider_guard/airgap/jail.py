@@ -134,17 +134,22 @@ class Jail:
 class NamespaceSetup:
     """Makes a jail in a child process. As a ``with``: ``finish`` gives the jail, leaving it ends the child.
 
-    The guard's own files are read-only in it, but for the *writable* folders (own_files.py).
+    The guard's own files, and others that it starts, are read-only in it, but for the *writable* folders
+    (own_files.py).
     """
 
     def __init__(
-        self, allowed: Sequence[Address], environment: Mapping[str, str], writable: Sequence[str]
+        self,
+        allowed: Sequence[Address],
+        environment: Mapping[str, str],
+        writable: Sequence[str],
+        started: Sequence[str] = (),
     ) -> None:
         self._ours, theirs = socket.socketpair()
         self._channel_fd = theirs.fileno()
         self._child = os.fork()
         if self._child == 0:
-            _run_child(theirs, allowed, environment, writable)
+            _run_child(theirs, allowed, environment, writable, started)
         theirs.close()
         self._allowed = len(allowed)
 
@@ -210,10 +215,11 @@ def _run_child(
     allowed: Sequence[Address],
     environment: Mapping[str, str],
     writable: Sequence[str],
+    started: Sequence[str],
 ) -> None:
     """Run in the child: make the jail, send its descriptors, and end. Never returns."""
     try:
-        files = own_files(environment, os.getcwd())
+        files = own_files(environment, os.getcwd(), started)
         _make_jail(channel, allowed, files, writable)
     except BaseException as error:  # noqa: BLE001  # reported to the parent
         number = error.errno or 0 if isinstance(error, OSError) else 0

@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,13 +20,23 @@ STARTED: Final = ("journalctl", "docker", "podman")
 """The programs that the guard looks for on PATH and starts outside."""
 
 
-def own_files(environment: Mapping[str, str], folder: str) -> tuple[str, ...]:
+def files_of_command(words: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the files that a command of the user's names: its program, and those of complete paths."""
+    program = shutil.which(words[0], path=environment.get("PATH")) if words else None
+    named = [os.path.abspath(program or ""), *filter(os.path.isabs, words[1:])]
+    return tuple(filter(os.path.isfile, named))
+
+
+def own_files(
+    environment: Mapping[str, str], folder: str, started: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return the real paths of the guard's files and folders that this user may change, none below another one.
 
-    What contains the working *folder* is left out, and the package in its work tree: a user who works on the guard
-    itself changes it.
+    *started* are other files that it starts. What contains the working *folder* is left out, and the package in its
+    work tree: a user who works on the guard itself changes it.
     """
     found = {os.path.realpath(path) for path in _all(environment) if os.path.exists(path)}
+    found |= set(map(os.path.realpath, started))
     here = os.path.realpath(folder)
     package = Path(__file__).resolve().parents[1]
     tree = paths.work_tree(Path(here))

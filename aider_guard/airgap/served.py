@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from aider_guard.airgap.choose import LayerSelection
 from aider_guard.airgap.gap import Gap, Report
-from aider_guard.config import Config
+from aider_guard.config import Config, command_words
 from aider_guard.core import egress
 from aider_guard.core.egress import ENFORCED, Attempt, LayerChoice, Place
 from aider_guard.errors import LaunchError, LaunchRefusedError
@@ -185,7 +185,17 @@ def choose(
         is_open=config.network == "open",
         serves_page=serves_page,
         writable=writable,
+        started=_started(config, environment),
     )
+
+
+def _started(config: Config, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the files that the guard starts by the user's settings."""
+    if not config.notify_after or not (words := command_words(config.notify_command)):
+        return ()
+    from aider_guard.airgap.own_files import files_of_command
+
+    return files_of_command(words, environment)
 
 
 @contextmanager

@@ -7,19 +7,27 @@ request is one line on the sidecar's stdin (core/wire.py); its answer is an even
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import TurnFinished
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.server_report import ServedModel
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Lines for the user. ``name`` is stable and goes to the journal; ``lines`` may name files and do not."""
+    """Lines for the user. ``name`` is stable and goes to the journal; ``lines`` may name files and do not.
+
+    One that ``is_short`` is a single line, of parts that ``PART`` joins: those that do not fit are left out.
+    """
 
     name: str
     lines: tuple[str, ...] = field(metadata={"journal": False})
+    is_short: bool = field(default=False, metadata={"journal": False})
+
+
+PART: Final = " \u00b7 "
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,16 @@ class ShowTitle:
     """Show a text as the title of the terminal's window until the next one; "" gives it back the title it had."""
 
     text: str = field(metadata={"journal": False})
+
+
+@dataclass(frozen=True)
+class RingBell:
+    """Tell the user who looks elsewhere that a turn is over, or that Aider asks, so many seconds after the last key."""
+
+    reason: Literal["turn_finished", "question"]
+    seconds: float
+    model: str = ""
+    fill_percent: float | Unavailable = Unavailable("not known")
 
 
 @dataclass(frozen=True)
@@ -199,6 +217,7 @@ class Announce:
 Action = (
     ShowNotice
     | ShowTitle
+    | RingBell
     | RunHidden
     | CountFiles
     | StopAider

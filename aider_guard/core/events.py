@@ -217,6 +217,8 @@ class ModelsChosen:
     """The GPU memory that each model was computed to need; empty where that is not known."""
     plain_input: bool = False
     """Whether Aider reads lines without prompt_toolkit, so that nothing can be typed for the user."""
+    map_follows_words: bool = False
+    """Whether Aider chooses the repository map by the words of each message, and the user did not ask for that."""
 
 
 @dataclass(frozen=True)
@@ -410,6 +412,13 @@ class RestartRequested:
 
 
 @dataclass(frozen=True)
+class JobContinued:
+    """The shell continued the session, which Ctrl-Z had stopped for so many seconds."""
+
+    stopped_seconds: float
+
+
+@dataclass(frozen=True)
 class TerminationRequested:
     """The guard got SIGTERM or SIGHUP, or its terminal went away."""
 
@@ -453,6 +462,7 @@ Event = (
     | SidecarLost
     | EgressEvent
     | RestartRequested
+    | JobContinued
     | TerminationRequested
     | DeadlinePassed
 )

@@ -100,6 +100,8 @@ LEAKS: Mapping[str, str] = {
 }
 """The 18 ways in which code can leave the machine of a user who means to use Ollama."""
 
+ELSEWHERE = frozenset({"remote-ollama", "remote-server"})
+"""The ids of findings (``info``) on a server of the user's on another machine, which the code goes to."""
 LEAVES = frozenset({*LEAKS, "cloud-model"})
 """The ids with which a ``stop`` means that code would leave the machine."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from aider_guard.core.actions import Handoff, Notice
+from aider_guard.core.actions import PART, Handoff, Notice
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import ModelsUnloaded
 from aider_guard.core.findings import Finding
 from aider_guard.core.model_names import same_model
+from aider_guard.core.printable import printable
 from aider_guard.core.readings import (
     ContextReading,
     Gpu,
@@ -20,7 +21,7 @@ from aider_guard.core.readings import (
     Unavailable,
     share_used_percent,
 )
-from aider_guard.core.state import Restart
+from aider_guard.core.state import Restart, State, window_tokens
 
 _SIGNALS = {
     1: "SIGHUP",
@@ -165,6 +166,32 @@ def refused(findings: Sequence[Finding], *, leaks: bool) -> Notice:
     if leaks:
         lines.append("aider-guard --network open starts it all the same")
     return Notice("refused", tuple(lines))
+
+
+def greeting(state: State) -> Notice:
+    """What holds in this session, on one line: the air gap, the window, the model, and when Aider is restarted."""
+    model, window = printable(state.main_model), window_tokens(state)
+    parts = [_offline(state)]
+    if isinstance(window, int):
+        parts.append(f"window {window:,}")
+    elif model:
+        parts.append("window decided by the server")
+    parts += [model] if model else []
+    turns = state.limits.max_turns
+    if state.plain_input:
+        parts.append("no restarts")
+    else:
+        parts.append(f"restart after {count(turns, 'turn')}" if turns else "no restart by count")
+    return Notice("greeting", (f"guarded: {PART.join(parts)}",), is_short=True)
+
+
+def _offline(state: State) -> str:
+    if state.egress.layer == "open":
+        return "network open"
+    but = [count(state.limits.allowed_places, "place")] if state.limits.allowed_places else []
+    but += ["the model's server"] if state.leads_elsewhere else []
+    how = "kernel" if state.egress.is_enforced else "asked, not blocked"
+    return f"offline{' but for ' if but else ''}{' and '.join(but)} ({how})"
 
 
 def _seen_and_fix(finding: Finding) -> list[str]:

@@ -74,11 +74,15 @@ def held_bytes(
     )
 
 
+GPU_USE_NOT_TOLD = Unavailable("the driver does not tell")
+
+
 @dataclass(frozen=True)
 class Gpu:
     """One GPU as its driver sees it.
 
     ``shares_main_memory`` is whether it has no memory of its own: the total is then what it may use of the machine's.
+    ``busy_percent`` is in how much of the last second or less it had work, ``slowed_by_heat`` whether it is slower now.
     """
 
     index: int
@@ -87,6 +91,10 @@ class Gpu:
     vram_used_bytes: int | Unavailable
     processes: tuple[GpuProcess, ...] | Unavailable
     shares_main_memory: bool = False
+    busy_percent: int | Unavailable = field(default=GPU_USE_NOT_TOLD, metadata={"journal": False})
+    slowed_by_heat: bool | Unavailable = field(
+        default=GPU_USE_NOT_TOLD, metadata={"journal": False}
+    )
 
     @property
     def least_used_bytes(self) -> int:

@@ -116,6 +116,7 @@ class _Sums:
         self.reloads: list[tuple[str, float]] = []
         self.rereads: list[tuple[str, Number]] = []
         self.side_seconds = 0.0
+        self.map_follows_words = True
 
 
 def sum_up(lines: Iterable[Mapping[str, Any]]) -> SessionReport:
@@ -148,6 +149,7 @@ def _add(sums: _Sums, line: Mapping[str, Any], at: float) -> None:
         case "models_chosen":
             sums.report["model"] = str(line["main"])
             sums.report["window_tokens"] = number(line["window_tokens"])
+            sums.map_follows_words = line.get("map_follows_words", True) is True
         case "air_gap_chosen":
             sums.report["layer"] = str(line["layer"])
         case "turn_finished":
@@ -174,7 +176,7 @@ def _add(sums: _Sums, line: Mapping[str, Any], at: float) -> None:
         case "reload_seen":
             sums.reloads.append((str(line["cause"]), known(number(line["load_seconds"]))))
             sums.marks.append(Mark(at, "reload"))
-        case "prompt_reread":
+        case "prompt_reread" if sums.map_follows_words or line["cause"] != "map":
             sums.rereads.append((str(line["cause"]), number(line.get("seconds"))))
         case "egress_blocked":
             program = str(line.get("program", ""))

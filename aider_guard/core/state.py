@@ -149,6 +149,12 @@ class Limits:
     readings_for_pressure: int = 3
     readings_for_restart: int = 30
     """Readings in a row (every 2 s) above the limit before a restart is tried against it: a minute."""
+    notify_after_seconds: int = 0
+    """The bell rings after a turn that took longer; 0: never."""
+    greets: bool = False
+    """Whether the first prompt of the session comes with a line on what holds."""
+    allowed_places: int = 0
+    """How many places the user lets through the air gap."""
     probe: Literal["auto", "always", "never"] = "auto"
     probe_margin_percent: int = 20
     """Probing starts this far below the warning: Aider's estimate is 1.1 to 1.4 times too low on code."""
@@ -247,6 +253,10 @@ class State:
 
     plain_input: bool = False
     """Whether Aider reads lines without prompt_toolkit: there is no hidden command and no planned restart."""
+    map_follows_words: bool = False
+    """Whether the repository map is chosen by the words of each message, as nothing else was set."""
+    map_seconds: tuple[float, ...] = (0.0,)
+    """What was read again because of a changed map took in each of the newest turns, the running one last."""
     root: str = ""
     main_model: str = ""
     models: tuple[str, ...] = ()
@@ -284,6 +294,10 @@ class State:
     open_requests: frozenset[int] = frozenset()
     """The requests of the conversation that are not answered yet."""
     turn: TurnReports = TurnReports()
+    working_since: float | None = None
+    """When the user's last prompt was answered, while Aider works."""
+    worked_seconds: float = 0.0
+    """How long Aider worked until the main prompt that is open."""
     turn_measured: bool = False
     """Whether a request was measured since the last turn ended."""
     last_prompt_tokens: int | Unavailable = Unavailable("no request was measured yet")
@@ -311,6 +325,8 @@ class State:
     reported: frozenset[str] = frozenset()
     """What was reported on requests, and is reported only once a session."""
     egress: Ledger = Ledger()
+    leads_elsewhere: bool = False
+    """Whether a model of the session runs on another machine that the user named."""
 
     sidecar_failures: int = 0
     last_notice: str = ""

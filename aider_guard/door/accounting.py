@@ -94,6 +94,7 @@ class Account:
             first_byte_seconds=self.first_byte_seconds,
             done_reason=usage.done_reason,
             left_out=self.left_out,
+            broke_off=usage.broke_off if self.outcome == "answered" else "",
             parts=parts,
         )
 

@@ -347,11 +347,13 @@ class ChatExchange:
         return await self.reading.account(usage, counted, answered=answered)
 
     def _remember(self, usage: Usage) -> None:
-        """Remember an answer that the server ended with an error in the middle, which was passed on as it came."""
+        """Remember an answer that the server ended with an error in the middle, which was passed on as it came.
+
+        One that Aider takes as whole is not asked for again.
+        """
         broken_answers, body = self._context.broken_answers, self._incoming.body
-        if usage.is_broken:
-            words = usage.error or "the answer ended in the middle"
-            broken_answers.record(body, chat_errors.failure_of_words(words))
+        if usage.is_broken and not usage.broke_off:
+            broken_answers.record(body, chat_errors.failure_of_words(usage.error))
         else:
             broken_answers.forget(body)
 

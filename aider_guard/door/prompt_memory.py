@@ -11,7 +11,7 @@ from array import array
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from aider_guard.core.chat.pace import ReadingPace, ReadingPaces, ReadingSample
@@ -55,11 +55,16 @@ class KnownPrompt:
         return common_length(self.token_ids, array("q", ids))
 
 
+Since = Literal["loaded", "read"]
+"""What happened to a model since its last prompt: it was loaded, and knows nothing; or it read what is not known."""
+
+
 class PromptMemory:
     """The last prompt of each model, by the name of its place. Used on the door's event loop."""
 
     def __init__(self) -> None:
         self._known: dict[str, KnownPrompt] = {}
+        self._since: dict[str, Since] = {}
 
     def last(self, place: str) -> KnownPrompt | None:
         """Return the last message of the user's that this model answered, None for none."""
@@ -73,8 +78,10 @@ class PromptMemory:
         if purpose in CONVERSATION and answered:
             ids = counted.token_ids if isinstance(counted, Count) else ()
             self._known[place] = KnownPrompt(parts(request), array("q", ids))
+            self._since.pop(place.partition("@")[0], None)
         elif purpose in CONVERSATION:
             self._known.pop(place, None)
+            self._since[place.partition("@")[0]] = "read"
         else:
             between: Between = purpose if purpose in ("commit", "summary") else "other"
             self.note_between(place, between)
@@ -83,6 +90,23 @@ class PromptMemory:
         """Note that this session asked something else of the same model."""
         if (known := self._known.get(place)) is not None:
             self._known[place] = replace(known, between=between)
+
+    def sure_tokens(self, place: str, request: ChatRequest, prompt_tokens: int) -> int | None:
+        """Return how much of a prompt the model knows, where its server does not tell it; None where it is not sure."""
+        last, since = self.last(place), self._since.get(place.partition("@")[0])
+        if since == "read" or (since is None and last is not None and last.between):
+            return None
+        if since == "loaded" or last is None:
+            return 0
+        return last.parting(parts(request)).tokens(prompt_tokens)
+
+    def note_read(self, model: str) -> None:
+        """Note that a model has read more than the prompts it was sent, or that others may have used it."""
+        self._since[canonical_name(model)] = "read"
+
+    def note_loaded(self, model: str) -> None:
+        """Note that a model was loaded ahead: it knows nothing."""
+        self._since[canonical_name(model)] = "loaded"
 
     def note_ahead(self, model: str) -> None:
         """Note that a model was loaded, or has read something, ahead: it need not keep the last prompt then."""

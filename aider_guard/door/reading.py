@@ -15,6 +15,7 @@ from typing import Final
 from aider_guard.core.chat.events import (
     NOT_TOLD,
     ModelWarmed,
+    PromptReadAhead,
     PromptReread,
     ReadingEstimated,
     ReadingFinished,
@@ -107,6 +108,12 @@ class ReadingWatch:
         """Take in what was loaded or read ahead."""
         if isinstance(event, ModelWarmed):
             self.prompts.note_ahead(event.model)
+            if event.kind == "load" and event.seconds and not event.problem:
+                self.prompts.note_loaded(event.model)
+            else:
+                self.prompts.note_read(event.model)
+        elif isinstance(event, PromptReadAhead) and event.tokens:
+            self.prompts.note_read(event.model)
 
     def open(self, sent: SentPrompt, emit: Callable[[Event], None]) -> PromptReading:
         """Begin to follow a prompt that is sent now."""
@@ -308,23 +315,28 @@ class PromptReading:
             is_possible = isinstance(prompt, int) and self._cached_seen < prompt
             cached = self._cached_seen if is_possible else cached
         if answered and isinstance(prompt, int):
-            await self._learn(prompt, cached, usage.prefill_seconds)
+            await self._learn(prompt, cached, usage)
             if isinstance(cached, int) and request.purpose in CONVERSATION:
                 self._report_reread(prompt, cached, usage, counted)
         watch.prompts.note(self._place, request, counted, answered=answered)
         return cached
 
-    async def _learn(
-        self, prompt: int, cached: int | Unavailable, seconds: float | Unavailable
-    ) -> None:
-        target = self._target
+    async def _learn(self, prompt: int, cached: int | Unavailable, usage: Usage) -> None:
+        target, seconds = self._target, usage.prefill_seconds
         counts_all = target.upstream.kind != "ollama" or era_of(target.version).counts_cached
         if isinstance(seconds, Unavailable) or not counts_all:
             return
-        known = self._common_tokens(prompt) if isinstance(cached, Unavailable) else cached
-        is_sure = isinstance(cached, int) or known <= _LEAST_SAMPLE_SHARE * prompt
+        known: int | None
+        if isinstance(cached, int):
+            known = cached
+        elif _was_loaded(usage):
+            known = 0
+        else:
+            known = self._watch.prompts.sure_tokens(self._place, self._request, prompt)
+            if known is None or known > _LEAST_SAMPLE_SHARE * prompt:
+                return
         sample = ReadingSample(known, prompt - known, seconds)
-        if is_sure and sample.is_sound:
+        if sample.is_sound:
             await asyncio.to_thread(self._watch.paces.learn, self._place, sample)
 
     def _report_reread(
@@ -336,7 +348,7 @@ class PromptReading:
         parted = last.parting(parts(self._request))
         exactly = last.common_tokens(counted)
         common = parted.tokens(prompt) if exactly is None else exactly
-        load, message = usage.load_seconds, parted.message_characters
+        message = parted.message_characters
         evidence = ReadEvidence(
             prompt,
             cached,
@@ -346,7 +358,7 @@ class PromptReading:
             prefill_seconds=usage.prefill_seconds,
             between=last.between,
             goes_back=self._watch.goes_back(self._request.model),
-            was_loaded=isinstance(load, float | int) and load > LOAD_SECONDS,
+            was_loaded=_was_loaded(usage),
         )
         if (cause := why_read(evidence)) is not None:
             self._emit(
@@ -356,6 +368,12 @@ class PromptReading:
                     seconds=usage.prefill_seconds,
                 )
             )
+
+
+def _was_loaded(usage: Usage) -> bool:
+    """Whether the model was loaded for this request."""
+    load = usage.load_seconds
+    return isinstance(load, float | int) and load > LOAD_SECONDS
 
 
 def _is_exact(counted: Count | Unavailable) -> bool:

@@ -95,6 +95,7 @@ class AiderSettings:
     sources: dict[str, str] = field(default_factory=dict)
     """Where an option below was set, by its name; options at their default are left out."""
     map_tokens: int | None = None
+    map_refresh: str | None = None
     max_chat_history_tokens: int | None = None
     auto_test: bool = False
     test_cmd: str | None = None
@@ -119,6 +120,15 @@ class AiderSettings:
         """The models that are named, main first, each once. One that is not named follows from the main model."""
         names = (self.model, self.weak_model, self.editor_model)
         return tuple(dict.fromkeys(name for name in names if name))
+
+    @property
+    def map_follows_words(self) -> bool:
+        """Whether the repository map is chosen by the words of each message (``--map-refresh auto``, Aider's default).
+
+        Not where it was asked for at this start; a file may have it from ``aider-guard init``, as the default.
+        """
+        source = self.sources.get("map_refresh", "")
+        return self.map_refresh == "auto" and source in ("", *self.config_files)
 
     @property
     def are_roles_known(self) -> bool:

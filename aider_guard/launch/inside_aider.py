@@ -15,7 +15,6 @@ Only the standard library and Aider itself may be imported here; this file runs 
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib
 import importlib.util
@@ -123,9 +122,6 @@ def main() -> Any:
     way, _, number = number.rpartition(":")
     become_script(script, arguments)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
-    # Registered first, so it runs last. Python looks through all that it holds for garbage once more before it ends:
-    # half a second after /exit and in a restart, for memory that the system takes back anyway.
-    atexit.register(gc.freeze)
     allowed_hosts = install_audit_hook(hook) if hook else None
     price_lists = load_inside("price_lists")
     with price_lists.read_settings_faster():
@@ -150,6 +146,9 @@ def main() -> Any:
         force(os.environ, forced.get("set", {}), forced.get("unset", []))
     if "next_prompts_fd" in answer:
         load_inside("next_prompt").tell_next_prompts(answer["next_prompts_fd"])
+    # Python looks through all that it holds for garbage before it ends: half a second after /exit and in a restart, for
+    # Aider's code. What Aider makes from here on is looked through as ever: the map's cache is closed by that.
+    gc.freeze()
     # After a "--" there are names of files only.
     end = arguments.index("--") if "--" in arguments else len(arguments)
     return run_aider(arguments[:end] + answer.get("arguments", []) + arguments[end:])

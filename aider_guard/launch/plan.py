@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from aider_guard.core.chat.types import DoorSettings
-from aider_guard.core.findings import LEAVES, Finding
+from aider_guard.core.findings import ELSEWHERE, LEAVES, Finding
 from aider_guard.core.fit import Fit, choose_window, fit
 from aider_guard.core.model_names import same_model
 from aider_guard.core.readings import ModelsReading, Unavailable
@@ -51,7 +51,7 @@ class Plan:
         return tuple(
             finding.what
             for finding in self.findings
-            if finding.id in ("remote-ollama", "remote-server") and finding.severity == "info"
+            if finding.id in ELSEWHERE and finding.severity == "info"
         )
 
     @property

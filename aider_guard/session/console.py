@@ -120,6 +120,7 @@ class Console:
         columns: Callable[[], int],
         colour: bool,
         titles: bool = False,
+        ascii_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._relay = relay
@@ -127,8 +128,9 @@ class Console:
         self._held = held
         self._line_modes = line_modes
         self._columns = columns
-        self._colour = colour
+        self._colour, self._ascii_only = colour, ascii_only
         self._titles, self._title, self._wanted_title = titles, "", ""
+        self._signal = b""
         self._ends_in_character = False
         self._clock = clock
         self._keyboard = Keyboard()
@@ -152,7 +154,7 @@ class Console:
         if self.hold is None:
             self.to_screen(data)
             self._ends_in_character = ends_in_character(data)
-            self._draw_title()
+            self._write_between()
         else:
             self.hold.child_wrote(data)
         for event in events:
@@ -287,12 +289,20 @@ class Console:
     def set_title(self, text: str) -> None:
         """Show a title of the terminal's window, "" for the one that it had; as soon as nothing is cut apart by it."""
         self._wanted_title = text if self._titles else ""
-        self._draw_title()
+        self._write_between()
 
-    def _draw_title(self) -> None:
-        if self._wanted_title == self._title or self.hold is not None:
+    def ring(self, signal: bytes) -> None:
+        """Write bytes that draw nothing, as soon as nothing is cut apart by them."""
+        self._signal += signal
+        self._write_between()
+
+    def _write_between(self) -> None:
+        if self.modes.is_inside or self._ends_in_character:
             return
-        if not (self.modes.is_inside or self._ends_in_character):
+        if self._signal:
+            signal, self._signal = self._signal, b""
+            self.to_screen(signal)
+        if self._wanted_title != self._title and self.hold is None:
             title = notices.title(self._wanted_title, was_shown=bool(self._title))
             self._title = self._wanted_title
             self.to_screen(title)
@@ -311,15 +321,18 @@ class Console:
     def _take_waiting(self) -> str:
         waiting, self._waiting = self._waiting, []
         columns = self._columns()
-        text = "".join(notices.render(notice, columns, colour=self._colour) for notice in waiting)
+        text = "".join(
+            notices.render(notice, columns, colour=self._colour, ascii_only=self._ascii_only)
+            for notice in waiting
+        )
         for notice in waiting:
             self._post(NoticeShown(notice.name))
         return text
 
     def unshown(self) -> list[Notice]:
-        """Return the notices that found no prompt, and forget them."""
+        """Return the notices that found no prompt, and forget them; at the end a short one says nothing any more."""
         waiting, self._waiting = self._waiting, []
-        return waiting
+        return [notice for notice in waiting if not notice.is_short]
 
     # Holding back
 

@@ -18,6 +18,7 @@ from aider_guard.core.actions import (
     OfferRestart,
     RememberNeed,
     RetireAider,
+    RingBell,
     RunHidden,
     ShowNotice,
     ShowTitle,
@@ -53,6 +54,7 @@ from aider_guard.errors import LaunchError
 from aider_guard.loop import Loop
 from aider_guard.session import notices
 from aider_guard.session.aider_process import AiderProcess
+from aider_guard.session.bell import Bell
 from aider_guard.session.console import QUESTION, Console, RestartOffer
 from aider_guard.session.hidden import HiddenCommands
 from aider_guard.session.launches import Launches, estimate_tokens
@@ -78,6 +80,7 @@ class ActionExecutor:
 
     terminal: Terminal
     console: Console
+    bell: Bell
     loop: Loop
     launches: Launches
     aider: AiderProcess
@@ -106,6 +109,8 @@ class ActionExecutor:
                 self.console.show(notice)
             case ShowTitle(text):
                 self.console.set_title(text)
+            case RingBell():
+                self.bell.ring(action)
             case RunHidden(command):
                 if command == "save":
                     self._snapshot_chat()

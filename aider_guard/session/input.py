@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aider_guard.core.events import Event, OfferAnswered, TerminationRequested
+from aider_guard.core.events import Event, JobContinued, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
 from aider_guard.session import notices
 from aider_guard.session.aider_process import AiderProcess, Child
@@ -93,6 +93,7 @@ class Input:
     state: Callable[[], State]
     post: Callable[[Event], None]
     resumed: Callable[[], None]
+    clock: Callable[[], float]
     _suspend_key: SuspendKey = field(default_factory=SuspendKey)
 
     def readable(self) -> None:
@@ -123,7 +124,9 @@ class Input:
             self.console.user_typed(data)
 
     def _suspend(self) -> None:
+        stopped_at = self.clock()
         suspend(self.terminal, self.relay, self.console, self.aider.child)
+        self.post(JobContinued(round(self.clock() - stopped_at, 1)))
         self.resumed()
         if self.state().phase is Phase.OFFERING:
             self.console.to_screen(QUESTION)

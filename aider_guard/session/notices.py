@@ -18,21 +18,33 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from aider_guard.core.actions import Notice
+from aider_guard.core.actions import PART, Notice
 from aider_guard.core.chat.request import PREFIX
 from aider_guard.core.printable import printable
-from aider_guard.core.screen import ShownPrompt
+from aider_guard.core.screen import ShownPrompt, columns_of
 
 _CLEAR_BELOW = b"\x1b[J"
 _HIGHLIGHT = "\x1b[33m"  # a colour of the user's own theme
 _RESET = "\x1b[0m"
 
 
-def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n") -> str:
+def render(
+    notice: Notice,
+    columns: int,
+    *,
+    colour: bool,
+    newline: str = "\r\n",
+    ascii_only: bool = False,
+) -> str:
     """Return the notice as it is printed, each line ended.
 
-    Prose is wrapped at words; commands are not wrapped, so that what is copied from the terminal is one line.
+    Prose is wrapped at words; commands are not wrapped, so that what is copied from the terminal is one line. With
+    *ascii_only*, parts of a short one are joined by a hyphen.
     """
+    if notice.is_short:
+        joint = " - " if ascii_only else PART
+        lead, _, line = _fitting(printable(notice.lines[0]).replace(PART, joint), columns, joint)
+        return (f"{_HIGHLIGHT}{lead}:{_RESET}{line}" if colour else f"{lead}:{line}") + newline
     # What moves the cursor is replaced: names of processes, models and files may hold it.
     first, *more = map(printable, notice.lines)
     lines = [_wrapped(PREFIX + first, columns)]
@@ -44,6 +56,13 @@ def render(notice: Notice, columns: int, *, colour: bool, newline: str = "\r\n")
     if colour:
         text = text.replace(PREFIX, f"{_HIGHLIGHT}{PREFIX}{_RESET}", 1)
     return text + newline
+
+
+def _fitting(line: str, columns: int, joint: str) -> tuple[str, str, str]:
+    """Return a line without the parts at its end that would fill the screen's width, split at its colon."""
+    while joint in line and sum(map(columns_of, line)) >= columns:
+        line = line.rpartition(joint)[0]
+    return line.partition(":")
 
 
 def _wrapped(line: str, columns: int) -> list[str]:
@@ -58,6 +77,12 @@ def has_colour(environment: Mapping[str, str]) -> bool:
     """Whether the terminal may get colours: neither the user nor its type says otherwise."""
     is_dumb = environment.get("TERM", "").lower() in ("dumb", "unknown")
     return not environment.get("NO_COLOR") and not is_dumb
+
+
+def is_ascii_only(environment: Mapping[str, str]) -> bool:
+    """Whether the terminal may show other characters wrongly: the locale is not one of UTF-8."""
+    locale = next(filter(None, map(environment.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "")
+    return "utf8" not in locale.lower().replace("-", "")
 
 
 def print_notices(notices: Sequence[Notice], columns: int) -> None:

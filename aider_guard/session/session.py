@@ -5,13 +5,14 @@ What must be undone is opened in run.py.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from aider_guard.airgap.served import Sandbox
-from aider_guard.config import Config
+from aider_guard.config import Config, command_words
 from aider_guard.core.actions import Action, Notice
 from aider_guard.core.chat_contents import file_names
 from aider_guard.core.chatlog import files_mentioned
@@ -28,6 +29,7 @@ from aider_guard.core.events import (
     RetiredExited,
     TurnStarted,
 )
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules.lifecycle import why_not_restarted
 from aider_guard.core.rules.turns import has_begun
 from aider_guard.core.screen import ScreenEvent
@@ -39,6 +41,7 @@ from aider_guard.loop import READ, Loop
 from aider_guard.process_starter import ProcessStarter
 from aider_guard.session import notices, registry
 from aider_guard.session.aider_process import AiderProcess
+from aider_guard.session.bell import Bell, NotifyCommand
 from aider_guard.session.console import Console
 from aider_guard.session.control import Control, control_socket, session_facts
 from aider_guard.session.engine import Engine
@@ -80,8 +83,10 @@ class Session:
         planner: Planner,
         starter: ProcessStarter | None,
         journal: Journal,
+        command: NotifyCommand | Unavailable,
         colour: bool,
         titles: bool = False,
+        ascii_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.relay = relay
@@ -110,10 +115,18 @@ class Session:
             columns=lambda: terminal.size().columns,
             colour=colour,
             titles=titles,
+            ascii_only=ascii_only,
             clock=clock,
         )
         aider.on_output = self._on_output
         self._hidden = HiddenCommands(self.console, relay, loop, post=self.post, clock=clock)
+        self._bell = Bell(
+            command=command,
+            environment=planner.environment,
+            folder=os.getcwd(),
+            write=self.console.ring,
+            warn=lambda text: self.warn("notify_failed", text),
+        )
         self._startup = Startup(
             launches,
             aider,
@@ -127,6 +140,7 @@ class Session:
         self._executor = ActionExecutor(
             terminal=terminal,
             console=self.console,
+            bell=self._bell,
             loop=loop,
             launches=launches,
             aider=aider,
@@ -150,6 +164,7 @@ class Session:
             state=lambda: self.state,
             post=self.post,
             resumed=self._hidden.wait_again,
+            clock=clock,
         )
 
     @property
@@ -191,6 +206,7 @@ class Session:
             status = self._retired.reap()
             if status is not None:
                 self.post(RetiredExited(status))
+            self._bell.reap()
         self._sidecar.finish()
 
     def warn(self, name: str, text: str) -> None:
@@ -368,8 +384,10 @@ def assemble(
         planner=planner,
         starter=parts.starter,
         journal=journal,
+        command=_notify_command(planner),
         colour=notices.has_colour(planner.environment),
         titles=notices.has_titles(planner.environment),
+        ascii_only=notices.is_ascii_only(planner.environment),
     )
     _open_control(session, loop, folder, stack)
     parts.sandbox.watch(
@@ -381,6 +399,13 @@ def assemble(
     for problem in merge_leftovers(folder.path.parent, registry.is_alive):
         session.warn("histories", problem)
     return session
+
+
+def _notify_command(planner: Planner) -> NotifyCommand | Unavailable:
+    """Look for the user's command while nothing inside can have changed it."""
+    config = planner.config
+    words = command_words(config.notify_command) if config.notify_after else ()
+    return NotifyCommand.of(words, planner.environment)
 
 
 def _sidecar(parts: SessionParts, loop: Loop) -> SidecarSupervisor:
@@ -422,4 +447,7 @@ def _limits(config: Config) -> Limits:
         max_turns=config.max_turns,
         vram_warn_at_percent=config.vram_warn_at,
         probe=config.probe,
+        notify_after_seconds=config.notify_after,
+        greets=config.greeting == "on",
+        allowed_places=len(config.allow),
     )

@@ -149,8 +149,11 @@ def models_chosen(
     if isinstance(settings, Unavailable):
         return ModelsChosen("", (), Unavailable(settings.reason), root)
     main = (ollama_name(settings.models[0]) or "") if settings.models else ""
-    plain = not settings.fancy_input
-    return ModelsChosen(main, ollama_names(settings), window, root, needs, plain_input=plain)
+    return ModelsChosen(
+        *(main, ollama_names(settings), window, root, needs),
+        plain_input=not settings.fancy_input,
+        map_follows_words=settings.map_follows_words,
+    )
 
 
 def _encoding_of(settings: AiderSettings | Unavailable) -> str:

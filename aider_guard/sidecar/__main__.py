@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from aider_guard import __version__
@@ -170,7 +171,7 @@ def _start_ollama(
         emit(event)
 
     residency = OllamaResidency(
-        client, report_of_residency, why_rest=_why_rest if here else lambda: ""
+        client, report_of_residency, why_rest=partial(_why_rest, sensor) if here else lambda: ""
     )
 
     def report(event: Event) -> None:
@@ -191,11 +192,11 @@ def _start_ollama(
     return dispatcher
 
 
-def _why_rest() -> str:
-    """Return why the machine should be left alone now, "" for no reason. Takes half a second."""
+def _why_rest(sensor: MemorySensor) -> str:
+    """Return why the machine should be left alone now, "" for no reason. Takes half a second, or two."""
     from aider_guard.sidecar.machine_use import read_machine_use, why_rest
 
-    return why_rest(read_machine_use())
+    return why_rest(read_machine_use(gpus=lambda: sensor.read().gpus))
 
 
 def read_next_prompts(fd: int, residency: OllamaResidency) -> None:

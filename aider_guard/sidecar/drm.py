@@ -13,6 +13,7 @@ from typing import Final, NoReturn
 
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import (
+    GPU_USE_NOT_TOLD,
     INTEGRATED_INTEL,
     Gpu,
     GpuProcess,
@@ -87,7 +88,12 @@ def _read_amd(card: DrmCard, clients: Clients) -> Gpu | Unavailable:
         return Unavailable(f"the driver of {card.place} reports no memory")
     assert isinstance(total, int)
     processes = _processes(card, clients, main=shares)
-    return Gpu(card.number, _name_of(card), total, used, processes, shares_main_memory=shares)
+    busy = read_bytes_count(card, "gpu_busy_percent")
+    return Gpu(
+        *(card.number, _name_of(card), total, used, processes),
+        shares_main_memory=shares,
+        busy_percent=GPU_USE_NOT_TOLD if isinstance(busy, Unavailable) else busy,
+    )
 
 
 def is_inside_processor(card: DrmCard, vram_bytes: int, gtt_bytes: int) -> bool:

@@ -7,13 +7,14 @@ crash of the library ends its process. So the worker does nothing else, and no o
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final, NoReturn
 
 import pynvml
 
 from aider_guard.core.events import MemoryRead
-from aider_guard.core.readings import Gpu, GpuProcess, MemoryReading, Unavailable
+from aider_guard.core.readings import GPU_USE_NOT_TOLD, Gpu, GpuProcess, MemoryReading, Unavailable
 from aider_guard.core.wire import encode
 from aider_guard.line_process import serve_lines
 
@@ -58,7 +59,29 @@ def _read_gpu(index: int) -> Gpu | Unavailable:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     except pynvml.NVMLError_NotSupported:
         return Unavailable(f"{name} does not report its memory")
-    return Gpu(index, name, memory.total, memory.used, _read_processes(handle))
+    busy = _told(lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+    # The name of this question in drivers of all ages; since 535 it has another beside it.
+    reasons = _told(lambda: int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+    hot = reasons if isinstance(reasons, Unavailable) else bool(reasons & _HEAT)
+    return Gpu(
+        *(index, name, memory.total, memory.used, _read_processes(handle)),
+        busy_percent=busy,
+        slowed_by_heat=hot,
+    )
+
+
+_HEAT: Final = (
+    pynvml.nvmlClocksThrottleReasonSwThermalSlowdown
+    | pynvml.nvmlClocksThrottleReasonHwThermalSlowdown
+)
+
+
+def _told(ask: Callable[[], int]) -> int | Unavailable:
+    """A number that not every driver and card tells."""
+    try:
+        return ask()
+    except pynvml.NVMLError:
+        return GPU_USE_NOT_TOLD
 
 
 def _read_processes(handle: object) -> tuple[GpuProcess, ...] | Unavailable:

@@ -106,18 +106,22 @@ def line(sessions: Sequence[Mapping[str, Any]]) -> str:
 
 
 _NOTICES = {
+    "answer_broke_off": "an answer broke off",
     "context_filling": "the window fills up",
     "egress": "something tried to leave",
     "egress_more": "something tried to leave",
     "finding": "a check found something: aider-guard doctor",
+    "greeting": "the session began",
     "histories": "a history was not merged",
     "launch_failed": "Aider could not be started",
+    "map_changes": "the repository map changes with each message",
     "memory_short": "memory is short",
     "message_left_out": "a message was left out",
     "model_spilled": "the model runs partly on the CPU",
     "more_findings": "the checks found more: aider-guard doctor",
     "no_restarts": "there are no restarts here",
     "prompt_reread": "much of a prompt was read again",
+    "notify_failed": "the notify-command failed",
     "probing_off": "the context is not watched any more",
     "reload_seen": "the model was loaded again",
     "request_refused": "a message did not fit and was not sent",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from airgap.seccomp_world import World
 import aider_guard
 from aider_guard.airgap.choose import LayerSelection
 from aider_guard.airgap.own_files import movable_folders, own_files
+from aider_guard.airgap.served import choose
+from aider_guard.config import Config
 from aider_guard.loop import Loop
 
 netns = pytest.mark.skipif(
@@ -45,7 +48,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def run(code: str, arguments: object, home: Path, environment: Mapping[str, str]) -> object:
+def run(
+    code: str,
+    arguments: object,
+    home: Path,
+    environment: Mapping[str, str],
+    started: Sequence[str] = (),
+) -> object:
     """What a program tells, inside a namespace for a user with this home and a session that runs now."""
     now = str(home / "state" / "sessions" / "now")
     variables = {
@@ -53,7 +62,7 @@ def run(code: str, arguments: object, home: Path, environment: Mapping[str, str]
         "AIDER_GUARD_STATE_DIR": str(home / "state"),
         **environment,
     }
-    with only("netns"), LayerSelection((), variables, writable=[now]) as selection:
+    with only("netns"), LayerSelection((), variables, writable=[now], started=started) as selection:
         gap = selection.finish()
     with Loop() as loop:
         here = World(gap, loop)  # type: ignore[arg-type]  # a netns gap
@@ -98,6 +107,13 @@ def test_a_program_that_the_guard_starts_is_read_only(home: Path) -> None:
     code = 'tell([error_of(open, arguments, "w"), error_of(os.unlink, arguments)])'
     shown = run(code, str(tools / "podman"), home, {"PATH": f"{tools}:/usr/bin:/bin"})
     assert shown == ["EROFS", "EBUSY"]
+    (tools / "ring").write_text("")
+    (tools / "ring").chmod(0o755)
+    environment = {"PATH": str(tools)}
+    settings = Config(notify_after=1, notify_command="ring now")
+    assert choose(settings, environment).started == (str(tools / "ring"),)
+    assert choose(replace(settings, notify_after=0), environment).started == ()
+    assert run(code, str(tools / "ring"), home, {}, [str(tools / "ring")]) == ["EROFS", "EBUSY"]
 
 
 @netns

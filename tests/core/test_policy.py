@@ -54,6 +54,7 @@ from aider_guard.core.events import (
     Event,
     ExchangesCarried,
     FilesCounted,
+    JobContinued,
     KeyTyped,
     LaunchForbidden,
     ModelsChosen,
@@ -136,6 +137,7 @@ SAMPLES: tuple[Event, ...] = (
     EgressBlocked("example.org", 443, "tcp", "curl", count=2),
     EgressAllowed("github.com", 22),
     RestartRequested(),
+    JobContinued(60.0),
     TerminationRequested(15),
     *(
         DeadlinePassed(name)

@@ -22,14 +22,17 @@ from aider_guard.core.chat.events import (
     ReadingEstimated,
     ReadingFinished,
     RequestRefused,
+    RereadCause,
 )
 from aider_guard.core.events import (
     AiderExited,
     AiderLogged,
     DeadlinePassed,
     Event,
+    ModelsChosen,
     PromptShown,
     SidecarLost,
+    TurnFinished,
 )
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.state import Phase
@@ -88,6 +91,52 @@ def test_each_cause_of_reading_again_is_told_once_a_session() -> None:
     story.tell(REREAD, REREAD, replace(REREAD, cause="file_edited"), REREAD)
     notices = [shown.notice for shown in actions_of(story.steps, ShowNotice)]
     assert [notice.name for notice in notices] == ["prompt_reread"] * 2
+
+
+TURNS: list[tuple[str, bool, int]] = [
+    ("mmm", True, 3),
+    ("mm", True, 0),
+    ("m.mm", True, 4),
+    ("m..m.m.m..", True, 0),
+    ("..m.mm", True, 6),
+    ("fmfm", True, 0),
+    ("mmmmmmmm", True, 3),
+    ("mmmm", False, 0),
+]
+
+
+@pytest.mark.parametrize(("turns", "follows", "told_at"), TURNS)
+def test_a_map_that_changes_in_most_turns_is_told_once_with_what_helps(
+    turns: str, follows: bool, told_at: int
+) -> None:
+    """In three of the last four, each for seconds; where the map does not follow the words it does not help."""
+    story = at_first_prompt()
+    story.tell(ModelsChosen("ours", ("ours",), 8192, map_follows_words=follows))
+    told = []
+    for turn in turns:
+        cause: RereadCause | None = {"m": "map", "f": "file_edited"}.get(turn)  # type: ignore[assignment]
+        if cause is not None:
+            story.tell(replace(REREAD, cause=cause))
+        story.tell(TurnFinished(1))
+        notices = [shown.notice for shown in actions_of(story.steps, ShowNotice)]
+        told.append([notice.lines for notice in notices if notice.name == "map_changes"])
+    assert [len(lines) for lines in told] == [
+        int(bool(told_at) and at >= told_at) for at in range(1, len(turns) + 1)
+    ]
+    if told_at:
+        what, helps = told[-1][0]
+        assert what.startswith("the repository map changed in 3 of the last ")
+        assert "20 s each" in what
+        assert helps.startswith("aider-guard -- --map-refresh files ")
+
+
+def test_the_requests_of_one_turn_count_as_one() -> None:
+    """An edit that failed is asked for again."""
+    story = at_first_prompt()
+    story.tell(ModelsChosen("ours", ("ours",), 8192, map_follows_words=True))
+    story.tell(REREAD, REREAD, REREAD, TurnFinished(3), REREAD)
+    notices = [shown.notice.name for shown in actions_of(story.steps, ShowNotice)]
+    assert "map_changes" not in notices
 
 
 def test_a_turn_sums_up_what_was_read_and_what_was_known() -> None:

@@ -66,6 +66,18 @@ def test_a_cut_editors_prompt_does_not_silence_the_warning_of_the_window() -> No
     assert names(story) == ["truncation_seen", "context_filling"]
 
 
+def test_an_answer_that_broke_off_is_told_in_the_same_turn_and_in_every_turn() -> None:
+    """Where Aider takes it as whole; of one that Aider asks for again it shows an error itself."""
+    story = at_first_prompt()
+    broken = finished(UNKNOWN, outcome="broken", broke_off="no_end")
+    story.tell(finished(UNKNOWN, outcome="broken"), finished(UNKNOWN, outcome="cancelled"))
+    assert not names(story)
+    story.tell(broken, broken, TurnFinished(2))
+    assert names(story) == ["answer_broke_off"]
+    story.tell(cut(outcome="broken", broke_off="repetition"), TurnFinished(1))
+    assert names(story) == ["answer_broke_off", "answer_broke_off", "truncation_seen"]
+
+
 NEAR: list[tuple[dict[str, Any], bool]] = [
     ({}, True),
     ({"prompt": 7_500}, True),

@@ -109,6 +109,11 @@ QUIET: dict[str, list[dict[str, Any]]] = {
     "nothing": [],
     "a quick map": [event("prompt_reread", cause="map", seconds=0.2), *turns(4)],
     "a map of which the seconds are not known": [event("prompt_reread", cause="map"), *turns(4)],
+    "a map that the user chose": [
+        event("models_chosen", main="m", window_tokens=8192, map_follows_words=False),
+        *[event("prompt_reread", cause="map", seconds=6.0)] * 2,
+        *turns(4),
+    ],
     "a turn": turns(1),
     "once full": [event("notice_shown", notice="context_filling")],
     "little side work": [{**COMMIT, "prefill_seconds": 1.0}, *turns(1)],

@@ -49,6 +49,7 @@ NOT_IN_THE_JOURNAL = {
     "DoorSettings": "token",
     "FilesCounted": "tokens",
     "Finding": "what evidence fix",
+    "Gpu": "busy_percent slowed_by_heat",
     "Handoff": "editable read_only",
     "ModelsChosen": "root",
     "Notice": "lines",
@@ -65,7 +66,7 @@ NOT_IN_THE_JOURNAL = {
 
 
 def test_what_is_not_in_the_journal() -> None:
-    """Names of files and folders, addresses, tokens, settings, and texts that may have one of these."""
+    """Names of files and folders, addresses, tokens, settings, such texts; the load of a GPU, another each time."""
     left_out = {
         value.__name__: " ".join(
             field.name for field in fields(value) if not field.metadata.get("journal", True)

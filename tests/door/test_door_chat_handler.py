@@ -693,6 +693,29 @@ def test_an_error_after_some_text_makes_aider_try_again() -> None:
     )  # it was answered: now Aider may try again
 
 
+def test_an_answer_without_its_end_is_not_aiders_to_repeat() -> None:
+    """Aider takes it as whole, so it is reported, and the same message again is a message of the user's."""
+    setup = HandlerSetup()
+
+    async def story() -> None:
+        for _ in range(3):
+            exchange = setup.exchange(BODY)
+            assert isinstance(await exchange.begin(), Forward)
+            assert exchange.on_chunk(piece("half")) == piece("half")
+            assert exchange.remainder() == b""
+            await exchange.end("answered")
+        exchange = setup.exchange(BODY)
+        await exchange.begin()
+        exchange.on_chunk(piece("half"))
+        assert exchange.on_broken(BROKEN) == Abort()
+        await exchange.end("broken")
+
+    run(story())
+    finished = [event for event in setup.events if isinstance(event, RequestFinished)]
+    assert [event.broke_off for event in finished] == ["no_end"] * 3 + [""]
+    assert {event.outcome for event in finished} == {"broken"}
+
+
 def test_an_answer_that_breaks_off_twice_is_answered_in_words() -> None:
     """At once where nothing of it was passed, else at the next try; after a minute it is forgotten."""
     setup = HandlerSetup()

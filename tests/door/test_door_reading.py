@@ -17,11 +17,13 @@ from door.handler_services import HandlerSetup, run
 
 from aider_guard.core.chat.events import (
     ModelWarmed,
+    PromptReadAhead,
     PromptReread,
     ReadingEstimated,
     ReadingFinished,
     RequestFinished,
 )
+from aider_guard.core.chat.pace import ReadingSample
 from aider_guard.core.chat.types import Count, Upstream
 from aider_guard.core.readings import Unavailable
 from aider_guard.door.interfaces import Forward, Reply
@@ -308,6 +310,43 @@ def test_the_pace_is_kept_for_the_next_session(tmp_path: Path) -> None:
     assert events(second, ReadingEstimated)[0].seconds_left == pytest.approx(19.0, rel=0.01)
     kept.write_text("[")
     assert read(setup_of(learned_dir=str(kept.parent)), [Slot(5, 0, 0, False)] * 3) == []
+
+
+AHEAD: list[tuple[list[Any], float, list[ReadingSample]]] = [
+    ([], 0.0, [ReadingSample(0, 3_000, 0.3)]),
+    ([PromptReadAhead(MODEL, 2_900, 29.0)], 0.0, []),
+    ([PromptReadAhead(MODEL, problem="busy")], 0.0, [ReadingSample(0, 3_000, 0.3)]),
+    ([ModelWarmed(MODEL, "head", 20.0, 2_000)], 0.0, []),
+    ([ModelWarmed(MODEL, "load")], 0.0, []),
+    ([ModelWarmed(MODEL, "load", 2.0)], 0.0, [ReadingSample(0, 3_000, 0.3)]),
+    ([ModelWarmed(MODEL, "load", 2.0), PromptReadAhead(MODEL, 900, 9.0)], 0.0, []),
+    ([PromptReadAhead(MODEL, 2_900, 29.0)], 3.0, [ReadingSample(0, 3_000, 0.3)]),
+]
+
+
+@pytest.mark.parametrize(("before", "load", "learned"), AHEAD, ids=str)
+def test_where_the_server_does_not_tell_what_it_knew_no_pace_comes_from_what_was_read_ahead(
+    before: list[Any], load: float, learned: list[ReadingSample]
+) -> None:
+    """3,000 tokens in 0.3 s would be a pace: but most were read before, or a session before this one asked them."""
+    setup = setup_of(version="0.9.3")
+    for event in before:
+        setup.readings.observe(event)
+    setup.answer(chat(), answer(3_000, 0.3, load=load))
+    assert [*setup.readings.paces.of(MODEL).samples] == learned
+
+
+def test_a_model_loaded_anew_knows_nothing_of_the_last_prompt() -> None:
+    """What is left of it after a commit message, and of one that the user stopped, is not known."""
+    setup = setup_of(version="0.9.3")
+    setup.answer(chat(files="y" * 9_000), answer(3_000, 30.0))
+    setup.readings.observe(ModelWarmed(MODEL, "load", 2.0))
+    setup.answer(chat(files="y" * 9_000), answer(3_000, 30.0))
+    setup.answer(body("chat", [message("system", prompts.COMMIT)], stream=False), answer(50, 1.0))
+    setup.answer(chat("and that", files="z" * 9_000), answer(3_000, 30.0))
+    run(cancelled(setup))
+    setup.answer(chat("and that", files="z" * 9_000), answer(3_000, 0.3))
+    assert [*setup.readings.paces.of(MODEL).samples] == [ReadingSample(0, 3_000, 30.0)] * 2
 
 
 def test_the_working_slot_is_the_one_of_the_newest_task() -> None:

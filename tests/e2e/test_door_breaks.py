@@ -12,6 +12,7 @@ from e2e.desk import COUNTABLE, Desk, wait_until
 from e2e.people import PATIENCE_SECONDS
 from fakes.ollama_chat import Talking
 from fakes.ollama_runners import Speed
+from fakes.ollama_troubles import Break
 
 WORDS = " ".join(f"word{number}" for number in range(40))
 AT_ONCE_SECONDS = 15.0
@@ -25,6 +26,34 @@ def slow() -> Iterator[ChattingOllama]:
     speed = Speed(load_seconds=0.1, answer_tokens_per_second=10, share=1)
     with ChattingOllama(models=(COUNTABLE,), talking=Talking(says=WORDS, speed=speed)) as server:
         yield server
+
+
+def test_an_answer_that_aider_takes_as_whole_is_said_to_be_broken(desk: Desk) -> None:
+    """Above the next prompt; Aider does not ask again, and nothing more is said of one that is whole.
+
+    The first prompt says what holds, once, and after an answer of more than a second the user's command is run.
+    """
+    speed = Speed(load_seconds=0.1, answer_tokens_per_second=30, share=1)
+    talking = Talking(says=WORDS, speed=speed, breaks=[Break("end", after_pieces=3)])
+    rung = desk.repo.parent / "rung"
+    rings = ("--notify-after", "1", "--notify-command", f"touch {rung}")
+    with (
+        ChattingOllama(models=(COUNTABLE,), talking=talking) as server,
+        desk.session(server.url, options=("--greeting", "on", *rings)) as person,
+    ):
+        person.wait_for_prompt()
+        person.wait_for(r"guarded: offline \(.*\) · window 4,096 · small\S* · restart after 20")
+        person.say("Count, please.")
+        person.wait_for("the answer broke off, and Aider takes it as whole: ")
+        person.wait_for_prompt(2)
+        assert person.wait_for_event("request_finished")["broke_off"] == "no_end"
+        assert len(server.chats) == 1
+        person.ask("Thank you.")
+        assert person.text().count("broke off") == 1
+        assert person.text().count("guarded: ") == 1
+        wait_until(person, rung.exists, PATIENCE_SECONDS)
+        person.type(b"/exit\r")
+        assert person.end() == 0
 
 
 def test_the_sidecar_is_killed_in_the_middle_of_an_answer(desk: Desk, slow: ChattingOllama) -> None:

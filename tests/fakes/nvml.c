@@ -8,6 +8,7 @@
  *                                       the question for processes
  *   compute GPU PID USED                a process on a card; USED may be "na"
  *   graphics GPU PID USED
+ *   use GPU PERCENT REASONS             how busy a card is, and why its clocks are low; without it, not supported
  *
  * Structures and codes are those of nvml.h.
  */
@@ -16,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7, MAX_GPUS = 8, MAX_PROCESSES = 64 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, MAX_GPUS = 8, MAX_PROCESSES = 64 };
 static const unsigned long long NOT_AVAILABLE = ~0ULL;
 
 typedef struct { unsigned long long total, free, used; } memory_t;
@@ -32,9 +33,13 @@ typedef struct {
     char name[96];
 } gpu_t;
 
+typedef struct { unsigned int gpu, memory; } utilization_t;
+typedef struct { int known; unsigned int percent; unsigned long long reasons; } use_t;
+
 static struct {
     int init, hang_init, hang_memory, crash_memory, gpus;
     gpu_t gpu[MAX_GPUS];
+    use_t use[MAX_GPUS];
 } state;
 
 /* Reads the file; with a list given, also the processes of that kind on that card. */
@@ -42,6 +47,7 @@ static unsigned int read_state(const char *kind, int card, process_t *list)
 {
     char line[256], word[32], used[32];
     unsigned int count = 0, pid;
+    use_t use = {1, 0, 0};
     int on;
     const char *path = getenv("FAKE_NVML_STATE");
     FILE *file = path ? fopen(path, "r") : NULL;
@@ -54,6 +60,7 @@ static unsigned int read_state(const char *kind, int card, process_t *list)
         else if (!strcmp(line, "crash memory\n")) state.crash_memory = 1;
         else if (sscanf(line, "gpu %d %llu %llu %d %95[^\n]", &gpu->code, &gpu->total, &gpu->used,
                         &gpu->processes_code, gpu->name) == 5) state.gpus++;
+        else if (sscanf(line, "use %d %u %llu", &on, &use.percent, &use.reasons) == 3) state.use[on] = use;
         else if (kind && sscanf(line, "%31s %d %u %31s", word, &on, &pid, used) == 4
                  && !strcmp(word, kind) && on == card && count < MAX_PROCESSES) {
             list[count].pid = pid;
@@ -113,6 +120,18 @@ int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory)
     memory->used = gpu->used;
     memory->free = gpu->total - gpu->used;
     return gpu->code;
+}
+
+int nvmlDeviceGetUtilizationRates(void *handle, utilization_t *rates)
+{
+    rates->gpu = rates->memory = state.use[card_of(handle)].percent;
+    return state.use[card_of(handle)].known ? SUCCESS : NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(void *handle, unsigned long long *reasons)
+{
+    *reasons = state.use[card_of(handle)].reasons;
+    return state.use[card_of(handle)].known ? SUCCESS : NOT_SUPPORTED;
 }
 
 static int processes(const char *kind, void *handle, unsigned int *count, process_t *out)

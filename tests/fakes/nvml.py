@@ -32,6 +32,8 @@ class Card:
     compute: tuple[tuple[int, int | None], ...] = ()
     """Process ids with the bytes they hold; None where the driver does not tell."""
     graphics: tuple[tuple[int, int | None], ...] = ()
+    use: tuple[int, int] | None = None
+    """How busy it is in per cent, and the bits of why its clocks are low; None where the driver does not tell."""
 
 
 class FakeDriver:
@@ -63,6 +65,8 @@ class FakeDriver:
                 f"gpu {card.memory_code} {card.total_bytes} {card.used_bytes}"
                 f" {card.processes_code} {card.name}"
             )
+            if card.use is not None:
+                lines.append(f"use {index} {card.use[0]} {card.use[1]}")
             for kind, table in (("compute", card.compute), ("graphics", card.graphics)):
                 for pid, used_bytes in table:
                     lines.append(

@@ -150,6 +150,8 @@ class Conversation:
         match how.kind:
             case "cut":
                 yield Cut(b"")
+            case "end":
+                return
             case "hang":
                 yield Hang()
             case "error" | "crash":

@@ -20,12 +20,13 @@ _GIB = 1024**3
 
 @dataclass(frozen=True)
 class Break:
-    """How an answer breaks off: with an error's line, with its runner dead, by its connection, or into silence.
+    """How an answer breaks off: with an error's line, with its runner dead, by its connection, into silence, or at an
+    end in order that lacks the last piece.
 
     After 0 pieces, and where nothing is streamed, an error is a status 500.
     """
 
-    kind: Literal["error", "crash", "cut", "hang"]
+    kind: Literal["error", "crash", "cut", "hang", "end"]
     after_pieces: int = 1
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.launch.aider_settings import AiderSettings, decode, ollama_name
+from aider_guard.session.startup import models_chosen
 
 FACTS = {
     "version": "0.86.2",
@@ -107,3 +108,28 @@ NAMES = [
 def test_only_ollamas_models_have_a_name_there(model: str, name: str | None) -> None:
     """Both prefixes, and the rest of the name as it is."""
     assert ollama_name(model) == name
+
+
+@pytest.mark.parametrize(
+    ("refresh", "source", "follows"),
+    [
+        ("auto", "", True),
+        ("auto", "/home/u/.aider.conf.yml", True),
+        ("auto", "--map-refresh on the command line", False),
+        ("auto", "AIDER_MAP_REFRESH in the environment", False),
+        ("files", "/home/u/.aider.conf.yml", False),
+        ("manual", "--map-refresh on the command line", False),
+        (None, "", False),
+    ],
+)
+def test_whether_the_map_follows_the_words_unasked(
+    refresh: str | None, source: str, follows: bool
+) -> None:
+    """A line in a file may be of ``aider-guard init``; an old Aider has no such option."""
+    settings = AiderSettings(
+        map_refresh=refresh,
+        sources={"map_refresh": source} if source else {},
+        config_files=("/home/u/.aider.conf.yml",),
+    )
+    assert settings.map_follows_words is follows
+    assert models_chosen(settings, 8192, "", ()).map_follows_words is follows

@@ -31,10 +31,15 @@ MINI_GUARD = (sys.executable, str(CHILDREN / "mini_guard.py"))
 CAP_SECONDS = 60.0
 """No wait takes longer; what was shown until then is in the failure."""
 
-PATIENT = {"AIDER_GUARD_TEST_WAIT_SECONDS": "15", "AIDER_GUARD_READ_AHEAD": "off"}
+PATIENT = {
+    "AIDER_GUARD_TEST_WAIT_SECONDS": "15",
+    "AIDER_GUARD_READ_AHEAD": "off",
+    "AIDER_GUARD_GREETING": "off",
+}
 """What a guard finds in its environment here: on a busy machine it waits longer, for its sidecar before Aider begins
 rather than take the cautious window, and for a count rather than estimate. Without it, or empty, it waits as always.
-Nothing is read ahead but where a test asks for it by the flag: whether it is depends on how busy the machine is.
+Nothing is read ahead but where a test asks for it by the flag: whether it is depends on how busy the machine is. Nor
+is anything said at the first prompt.
 """
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE

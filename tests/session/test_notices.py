@@ -77,6 +77,60 @@ def test_prose_fits_the_screen(words: str, columns: int) -> None:
         assert len(line) <= columns or " " not in line.strip().removeprefix(PREFIX)
 
 
+GREETING = Notice(
+    "greeting",
+    ("guarded: offline (kernel) · window 8,192 · qwen3:8b · restart after 20 turns",),
+    is_short=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (200, GREETING.lines[0]),
+        (77, GREETING.lines[0]),
+        (76, "guarded: offline (kernel) · window 8,192 · qwen3:8b"),
+        (51, "guarded: offline (kernel) · window 8,192"),
+        (1, "guarded: offline (kernel)"),
+    ],
+)
+def test_a_short_notice_loses_its_last_parts_and_is_never_wrapped(columns: int, shown: str) -> None:
+    """It stays below the width: a line that fills it makes some terminals wrap."""
+    assert lines(GREETING, columns) == [shown]
+
+
+def test_a_short_notice_is_measured_in_columns() -> None:
+    """A wide character takes two."""
+    wide = Notice("n", ("guarded: 漢字漢字漢字 · rest",), is_short=True)
+    assert lines(wide, 29) == ["guarded: 漢字漢字漢字 · rest"]
+    assert lines(wide, 28) == ["guarded: 漢字漢字漢字"]
+
+
+def test_a_short_notice_where_only_ascii_is_shown_rightly() -> None:
+    """Its parts are joined by hyphens; what it is about is coloured as our name is elsewhere."""
+    text = render(GREETING, 80, colour=True, ascii_only=True)
+    assert text.isascii()
+    assert text.startswith("\x1b[33mguarded:\x1b[0m offline (kernel) - window 8,192 - ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_ascii"),
+    [
+        ({"LANG": "de_DE.UTF-8"}, False),
+        ({"LANG": "C.utf8"}, False),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "C"}, True),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8", "LC_ALL": ""}, False),
+        ({"LANG": "de_DE.ISO-8859-1"}, True),
+        ({}, True),
+    ],
+)
+def test_the_locale_tells_what_the_terminal_shows(
+    environment: dict[str, str], is_ascii: bool
+) -> None:
+    """The first of the three variables that is set counts (POSIX, 8.2)."""
+    assert notices.is_ascii_only(environment) is is_ascii
+
+
 @pytest.mark.parametrize("name", ["\x1b[2J", "a\rb", "a\nb", "\x07", "\x9b2J", "\u202e", "\udcff"])
 def test_what_moves_the_cursor_is_not_printed(name: str) -> None:
     """A process, a model or a file may be called anything: control characters are shown as a replacement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,7 @@ from fakes.drm_tree import (
 
 from aider_guard.core.events import MemoryRead
 from aider_guard.core.readings import (
+    GPU_USE_NOT_TOLD,
     INTEGRATED_INTEL,
     Gpu,
     GpuProcess,
@@ -331,3 +333,17 @@ def test_a_card_has_the_name_that_buyers_know(tmp_path: Path) -> None:
     assert name("Intel", "e20b") == "Intel Arc B580"
     assert name("AMD", "e20b") == "AMD GPU e20b"
     assert name("AMD", "744c", tmp_path / "none") == "AMD GPU 744c"
+
+
+@pytest.mark.parametrize(
+    ("file", "busy"),
+    [
+        ({"gpu_busy_percent": "83\n"}, 83),
+        ({"gpu_busy_percent": "busy\n"}, GPU_USE_NOT_TOLD),
+        ({}, GPU_USE_NOT_TOLD),
+    ],
+)
+def test_amdgpu_tells_how_busy_a_card_is(tree: DrmTree, file: dict[str, str], busy: object) -> None:
+    """In a file of its own (docs.kernel.org, gpu/amdgpu/thermal.html); the heat of a card is one of the sensors."""
+    tree.add(0, replace(RX_7900_XTX, files={**RX_7900_XTX.files, **file}))
+    assert only(tree).busy_percent == busy

@@ -23,7 +23,7 @@ from fakes.nvml import (
     FakeDriver,
 )
 
-from aider_guard.core.readings import Gpu, GpuProcess, Unavailable
+from aider_guard.core.readings import GPU_USE_NOT_TOLD, Gpu, GpuProcess, Unavailable
 from aider_guard.line_process import LineProcess
 from aider_guard.process_starter import PACKAGE_PARENT
 from aider_guard.sidecar.gpu import DIED, NOT_YET, SILENT, GpuSensor
@@ -104,6 +104,17 @@ def test_reads_two_cards(driver: FakeDriver, started: Started) -> None:
     assert sensor.read() == (Gpu(0, "NVIDIA Fake 3090", 24 * GIB, 2 * GIB, ()),)
     sensor.close()
     assert len(started.workers) == 1
+
+
+def test_how_busy_a_card_is_and_whether_it_is_too_hot(driver: FakeDriver, started: Started) -> None:
+    """Of the reasons for low clocks two are heat (nvml.h: 0x20 by software, 0x40 by hardware); power is none."""
+    uses = (None, (97, 0), (0, 0x1), (40, 0x4 | 0x80), (100, 0x20), (3, 0x40 | 0x8))
+    driver.write(*[Card(use=use) for use in uses])
+    reading = read_once(started)
+    assert isinstance(reading, tuple)
+    told = [(gpu.busy_percent, gpu.slowed_by_heat) for gpu in reading]
+    assert told[0] == (GPU_USE_NOT_TOLD, GPU_USE_NOT_TOLD)
+    assert told[1:] == [(97, False), (0, False), (40, False), (100, True), (3, True)]
 
 
 def test_merges_the_process_lists(driver: FakeDriver, started: Started) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from aider_guard.core.chat.next_prompt import NextPrompt
-from aider_guard.core.readings import Unavailable
+from aider_guard.core.readings import GPU_USE_NOT_TOLD, Gpu, GpuProcess, Unavailable
 from aider_guard.sidecar.__main__ import read_next_prompts
 from aider_guard.sidecar.machine_use import MachineUse, read_machine_use, why_rest
 
@@ -30,6 +30,10 @@ IDLE = MachineUse(on_battery=False, busy_percent=12.0, degrees_below_limit=30.0)
         (MachineUse(on_battery=False, busy_percent=1.0, degrees_below_limit=4.9), "hot"),
         (replace(IDLE, free_percent=9.9), "short"),
         (replace(IDLE, free_percent=10.0), ""),
+        (replace(IDLE, gpu_busy_percent=61), "GPU is busy"),
+        (replace(IDLE, gpu_busy_percent=60), ""),
+        (replace(IDLE, gpu_is_hot=True), "GPU is hot"),
+        (replace(IDLE, gpu_is_hot=False), ""),
         (MachineUse(on_battery=UNKNOWN, busy_percent=UNKNOWN, degrees_below_limit=-3.0), "hot"),
     ],
 )
@@ -83,6 +87,45 @@ def test_what_the_system_tells(
     found = read_machine_use(0.1)
     assert isinstance(found.free_percent, float)
     assert replace(found, free_percent=UNKNOWN) == use
+
+
+OLLAMA = GpuProcess(7, "ollama", 5_000, is_ollama=True)
+GAME = GpuProcess(8, "game", 5_000, is_ollama=False)
+
+
+def gpu(
+    busy: int | Unavailable = GPU_USE_NOT_TOLD,
+    hot: bool | Unavailable = GPU_USE_NOT_TOLD,
+    *holders: GpuProcess,
+) -> Gpu:
+    """A card that is so busy, and as hot."""
+    return Gpu(0, "card", 24_000, 9_000, holders, busy_percent=busy, slowed_by_heat=hot)
+
+
+GPUS: list[tuple[list[tuple[Gpu, ...] | Unavailable], object, object]] = [
+    ([UNKNOWN], UNKNOWN, UNKNOWN),
+    ([()], UNKNOWN, UNKNOWN),
+    ([(gpu(),)], UNKNOWN, UNKNOWN),
+    ([(gpu(12, False),)], 12, False),
+    ([(gpu(99, True),), (gpu(98, True),)], 98, True),
+    ([(gpu(99),), (gpu(3),)], 3, UNKNOWN),  # the end of our own answer
+    ([(gpu(99, False),), UNKNOWN], UNKNOWN, UNKNOWN),
+    ([(gpu(5), gpu(70, True))] * 2, 70, True),
+    ([(gpu(5, False, OLLAMA, GAME), gpu(70, True, GAME))], 5, False),  # another card's game
+]
+
+
+@pytest.mark.parametrize(("looks", "busy", "hot"), GPUS)
+def test_what_the_gpus_tell(
+    looks: list[tuple[Gpu, ...] | Unavailable], busy: object, hot: object
+) -> None:
+    """The cards of Ollama count, or all where it is not seen on one. A busy one is looked at again: the driver's
+    number is that of the last second, in which the model may have answered.
+    """
+    left = iter(looks)
+    use = read_machine_use(0.0, lambda: next(left), gpu_seconds=0.0)
+    assert (use.gpu_busy_percent, use.gpu_is_hot) == (busy, hot)
+    assert [*left] == []
 
 
 def test_processors_that_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,8 @@ def serve(words: list[str]) -> Any:
     parameters.n_ubatch = int(values["-ub"])
     parameters.verbosity = LOG_VERBOSITY
     parameters.ui = False
+    # It would find that all fits, as there is no card, in half the time of a start.
+    parameters.fit_params = False
     parameters.offline = True
     parameters.ctx_shift = "--context-shift" in values
     parameters.n_keep = int(values.get("--keep", 0))

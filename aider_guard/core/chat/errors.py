@@ -112,6 +112,9 @@ _BROKEN_FILE: Final = re.compile(
     r"corrupted or incomplete|within the file bounds|invalid (file )?magic|tensor .* not found"
 )
 """Words of a file that is not whole (llama.cpp's llama-model-loader.cpp and gguf.cpp)."""
+_REPETITION: Final = re.compile(r"token repeat limit reached")
+"""Ollama's from September 2026 on (ollama#18374)."""
+_OTHERWISE: Final = "send your message again in other words, or take another model with /model"
 _NUMBERS: Final = (
     r"request \((?P<prompt>\d{1,18}) tokens\) exceeds the available context size \((?P<window>\d{1,18}) tokens",
     r"input length \((?P<prompt>\d{1,18}) tokens\).*maximum context length \((?P<window>\d{1,18}) tokens",
@@ -244,6 +247,8 @@ def lines(failure: Failure, request: FailedRequest) -> tuple[str, str]:
             what = f"what answers at {address} is not {server}: {answer}"
             page = "/api/version" if request.is_ollama else ""
             helps = f"curl {address}{page}   shows what it is"
+        case _ if _REPETITION.search(failure.words):
+            return f"the model repeated itself until {server} ended its answer", _OTHERWISE
         case _:
             what, helps = f"{server} refused it", _lacking(failure.words) or _more(request)
     return f"{what}{words}", helps

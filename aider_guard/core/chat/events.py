@@ -23,6 +23,11 @@ PartedAt = Literal[
 RereadCause = PartedAt | Literal["no_checkpoint", "own_request", "other_program"]
 """Why much of a prompt was read again: from where it differs on, or because the server had not kept what is alike."""
 
+BrokeOff = Literal["", "no_end", "repetition", "error"]
+"""Why an answer is not whole that Aider takes as whole: it has no end, and before that the model repeated itself, or
+the server failed in words that Aider does not read. "" where it is whole, or Aider asks for it again.
+"""
+
 Reason = Literal[
     "overflow",
     "cloud",
@@ -91,6 +96,7 @@ class RequestFinished:
     done_reason: str = ""
     left_out: int = 0
     cached_tokens: int | Unavailable = field(default=NOT_TOLD, kw_only=True)
+    broke_off: BrokeOff = field(default="", kw_only=True)
     parts: tuple[ContextRow, ...] = field(default=(), metadata={"journal": False})
 
     @property

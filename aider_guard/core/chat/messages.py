@@ -68,6 +68,27 @@ def message_left_out(event: RequestFinished) -> Notice:
     return Notice("message_left_out", (first, helps))
 
 
+_BROKEN: dict[str, tuple[str, str]] = {
+    "commit": ("the commit message", "git commit --amend   (its message may be half of one)"),
+    "summary": ("the summary of the conversation", "/clear   (forgets the conversation)"),
+}
+_BROKE_OFF = {
+    "no_end": "the server ended it without saying that it is complete",
+    "repetition": "the model repeated itself until the server ended it",
+    "error": "the server failed in the middle of it",
+}
+
+
+def answer_broke_off(event: RequestFinished) -> Notice:
+    """An answer is not whole, and Aider does not know: why, and what to do."""
+    in_words = "in other words, or to another model" if event.broke_off == "repetition" else "again"
+    helps = f"/diff   (shows what it changed all the same; then send your message {in_words})"
+    what, helps = _BROKEN.get(event.purpose, ("the answer", helps))
+    why = _BROKE_OFF.get(event.broke_off, "")
+    first = f"{what} broke off, and Aider takes it as whole: {why}"
+    return Notice("answer_broke_off", (first, helps))
+
+
 def _prompt(event: RequestFinished) -> str:
     match event.purpose, event.role:
         case "commit", _:

@@ -14,6 +14,10 @@ KNOWN_BY = Literal["slots", "pace"]
 NO_PACE: Final = Unavailable("this model has read no prompt on this machine yet")
 _FEWEST_TOKENS: Final = 64
 """A shorter piece says little: what each request takes anyway is most of its time."""
+_PIECE_TOKENS: Final = 512
+"""llama.cpp reads so many at once (``n_ubatch``): on a card a few take nearly as long."""
+_TELLING_SECONDS: Final = 2.0
+"""After so long what each request takes anyway, and a piece that is not full, are a small part."""
 EVEN_TOKENS: Final = 12_000.0
 """For a model whose shape is not known: that of 7 billion weights, about."""
 _UNLIKE: Final = 0.05
@@ -35,6 +39,11 @@ class ReadingSample:
     def is_sound(self) -> bool:
         """Whether anything can be learned from it; a file of earlier sessions may hold anything."""
         return self.start_tokens >= 0 and self.tokens >= _FEWEST_TOKENS and self.seconds > 0
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether it tells of long prompts: one that was read ahead but for a few words does not."""
+        return self.tokens >= _PIECE_TOKENS or self.seconds >= _TELLING_SECONDS
 
     @property
     def costs(self) -> tuple[float, float]:
@@ -59,10 +68,15 @@ class ReadingPace:
     even_tokens: float = EVEN_TOKENS
 
     def with_sample(self, sample: ReadingSample) -> ReadingPace:
-        """Return the pace after one more prompt; the same where it says nothing."""
+        """Return the pace after one more prompt; the same where it says nothing.
+
+        Samples that tell little count for as long as there is no other.
+        """
         if not sample.is_sound:
             return self
-        return replace(self, samples=(*self.samples, sample)[-_KEPT:])
+        samples = (*self.samples, sample)
+        telling = tuple(one for one in samples if one.is_telling)
+        return replace(self, samples=(telling or samples)[-_KEPT:])
 
     def seconds(self, start_tokens: int, tokens: int) -> float | Unavailable:
         """Return how long so many tokens take behind so many that are known."""

@@ -139,7 +139,7 @@ _CAUSES: Final[dict[RereadCause, tuple[str, str]]] = {
     ),
     "map": (
         "the repository map changed, and all behind it follows",
-        "--map-refresh files   (a map that changes with the files only; --map-tokens 0: none)",
+        "",  # once is no habit: ``map_changes`` says what helps
     ),
     "history_grew": (
         "the conversation grew, which stands before the files",
@@ -181,6 +181,25 @@ def prompt_reread(event: PromptReread) -> Notice:
     what = f"{event.model} read {event.read_tokens:,} of {event.prompt_tokens:,} tokens{took}"
     at = f" (from {where} on)" if event.cause not in _LOST else ""
     return Notice("prompt_reread", (f"{what}: {why}{at}", *([helps] if helps else [])))
+
+
+MAP_TURNS: Final = 4
+_MOST_MAP_TURNS: Final = 3
+
+
+def changes_often(seconds_of_turns: Sequence[float]) -> bool:
+    """Return whether a changed map cost time in most of these turns, so that a steadier one helps."""
+    return sum(seconds > 0 for seconds in seconds_of_turns) >= _MOST_MAP_TURNS
+
+
+def map_changes(seconds_of_turns: Sequence[float]) -> Notice:
+    """The map changed in most of the newest turns: what that cost in each, and what helps."""
+    costs = [seconds for seconds in seconds_of_turns if seconds > 0]
+    share = f"{len(costs)} of the last {len(seconds_of_turns)} turns"
+    each = f"{sum(costs) / len(costs):.0f} s each"
+    what = f"the repository map changed in {share}, as it follows your words, and all behind it was read again: {each}"
+    helps = "aider-guard -- --map-refresh files   (from the next start on it changes with the files only)"
+    return Notice("map_changes", (what, helps))
 
 
 _LOST: Final = ("no_checkpoint", "own_request", "other_program")

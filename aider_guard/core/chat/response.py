@@ -12,16 +12,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from aider_guard.core.chat.events import NOT_TOLD
+from aider_guard.core.chat.events import NOT_TOLD, BrokeOff
 from aider_guard.core.readings import Unavailable
+
+_LOOP: Final = 30
+"""After so many repetitions of a token, Ollama before September 2026 ends an answer without an end
+(llm/server.go, llm/llama_server.go; later ones report an error after 100, ollama#18374)."""
 
 
 @dataclass(frozen=True)
 class Usage:
     """What the server has reported so far.
 
-    ``error`` is its words, ``remote`` where the model really runs, ``ended`` whether the answer is complete. ``texts``
-    is the number of pieces with text or a tool call; thinking does not count.
+    ``error`` is its words, ``is_heard`` whether Aider reads them too, ``remote`` where the model really runs, ``ended``
+    whether the answer is complete. ``texts`` is the number of pieces with text or a tool call; thinking does not count.
+    ``repeats`` is how often the newest text, or thought, came before in a row.
     """
 
     prompt_tokens: int | Unavailable = NOT_TOLD
@@ -33,19 +38,39 @@ class Usage:
     done_reason: str = ""
     ended: bool = False
     error: str = field(default="", repr=False)
+    is_heard: bool = True
     remote: str = ""
     texts: int = 0
     pieces: int = 0
+    repeats: int = 0
+    newest: str | None = field(default=None, repr=False)
 
     @property
     def is_broken(self) -> bool:
         """Whether the server broke the answer off, though the connection ended in order."""
         return bool(self.error or (self.pieces and not self.ended))
 
+    @property
+    def broke_off(self) -> BrokeOff:
+        """How the answer was broken off where Aider takes it as whole, as the connection ended in order.
+
+        litellm 1.81 adds the end that is missing, in every protocol, and raises at an error that it reads.
+        """
+        if not self.is_broken or (self.error and self.is_heard):
+            return ""
+        if self.error:
+            return "error"
+        return "repetition" if self.repeats >= _LOOP else "no_end"
+
 
 def with_piece(usage: Usage, piece: Mapping[str, Any]) -> Usage:
     """Return the usage after one more decoded piece of an answer."""
-    usage = replace(usage, pieces=usage.pieces + 1, texts=usage.texts + _has_text(piece))
+    newest, repeats = usage.newest, usage.repeats
+    if said := _said(piece):
+        repeats = repeats + 1 if said.strip() == newest else 0
+        newest = said.strip()
+    texts = usage.texts + _has_text(piece)
+    usage = replace(usage, pieces=usage.pieces + 1, texts=texts, newest=newest, repeats=repeats)
     if "error" in piece:
         return replace(usage, error=error_words(piece["error"]))
     if "choices" in piece or "usage" in piece or "timings" in piece:
@@ -110,18 +135,28 @@ def _with_openai(usage: Usage, piece: Mapping[str, Any]) -> Usage:
 
 
 def _has_text(piece: Mapping[str, Any]) -> bool:
+    message = _message(piece)
+    return any(message.get(key) for key in ("content", "response", "text", "tool_calls"))
+
+
+def _said(piece: Mapping[str, Any]) -> str:
+    """Return the text of a piece, or the thought in each of the fields that servers have for it."""
+    keys = ("content", "response", "text", "thinking", "reasoning_content", "reasoning")
+    found = (_message(piece).get(key) for key in keys)
+    return next((text for text in found if isinstance(text, str) and text), "")
+
+
+def _message(piece: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a piece that holds its text, in the fields of its protocol."""
     match piece:
-        case {"message": {} as message}:
-            return bool(message.get("content") or message.get("tool_calls"))
-        case {"response": str(text)}:
-            return bool(text)
-        case {"choices": [{"delta": {} as delta}, *_]} | {
-            "choices": [{"message": {} as delta}, *_]
-        }:
-            return bool(delta.get("content") or delta.get("tool_calls"))
-        case {"choices": [{"text": str(text)}, *_]}:
-            return bool(text)
-    return False
+        case {"choices": [{} as inner, *_]}:
+            pass
+        case {"choices": _}:
+            return {}
+        case _:
+            inner = piece
+    found = inner.get("delta") or inner.get("message")
+    return found if isinstance(found, Mapping) else inner
 
 
 def _count(value: object, otherwise: int | Unavailable = NOT_TOLD) -> int | Unavailable:
@@ -193,8 +228,10 @@ def _read(usage: Usage, line: bytes) -> Usage:
         piece = json.loads(line)
     except (ValueError, RecursionError):
         return usage
-    if field == b"error":  # llama.cpp's own way (server.cpp)
-        piece = {"error": piece}
+    if (
+        field == b"error"
+    ):  # llama.cpp's own way (server.cpp), of which OpenAI's client, Aider's, takes no notice
+        usage, piece = replace(usage, is_heard=False), {"error": piece}
     return with_piece(usage, piece) if isinstance(piece, dict) else usage
 
 

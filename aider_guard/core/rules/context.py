@@ -302,7 +302,9 @@ def _after_event(state: State, event: Event) -> State:
                 state, launch=launch, prompt=None, settled=False, hidden="", turns_in_launch=0
             )
         case ModelsChosen(main=main, models=models, window_tokens=window, root=root):
-            state = replace(state, plain_input=event.plain_input)
+            state = replace(
+                state, plain_input=event.plain_input, map_follows_words=event.map_follows_words
+            )
             return replace(state, main_model=main, models=models, pinned_tokens=window, root=root)
         case PromptShown():
             return _prompt_shown(state, event)
@@ -325,7 +327,7 @@ def _after_event(state: State, event: Event) -> State:
             return replace(state, hidden="", settled=False)
         case ExchangesCarried(exchanges) if state.restart:
             return replace(state, restart=replace(state.restart, exchanges=exchanges))
-        case NoticeShown(name):
+        case NoticeShown(name) if name != "greeting":
             return replace(state, last_notice=name)
     return state
 

@@ -31,8 +31,10 @@ from aider_guard.core.events import (
     LaunchForbidden,
     PromptShown,
     SidecarLost,
+    TurnFinished,
 )
-from aider_guard.core.findings import Finding
+from aider_guard.core.findings import ELSEWHERE, Finding
+from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step
 from aider_guard.core.state import State, with_allowed, with_blocked
 
@@ -49,13 +51,21 @@ def report_traffic(state: State, event: Event, _now: float) -> Step:
     """Report what the user cannot see: each once a turn, or once a session where a repetition says nothing new."""
     match event:
         case RequestFinished():
-            return _report_request(state, event)
+            state, broken = _report_broken(state, event)
+            state, more = _report_request(state, event)
+            return state, broken + more
         case ReloadSeen(cause=cause):
             # "it was not used for 31 minutes" and for 32 are one cause.
             once = f"reload: {_DIGITS.sub('', cause)}"
             return _report_once(state, once, chat_messages.reload_seen(event))
         case PromptReread(cause=cause):
-            return _report_once(state, f"read again: {cause}", rereading.prompt_reread(event))
+            state, shown = _report_once(
+                state, f"read again: {cause}", rereading.prompt_reread(event)
+            )
+            state, more = _note_map(state, event)
+            return state, (*shown, *more)
+        case TurnFinished():
+            return replace(state, map_seconds=(*state.map_seconds, 0.0)[-rereading.MAP_TURNS :]), ()
         case RequestRefused(purpose="commit"):
             return _report_in_turn(state, "commit", chat_messages.request_refused(event))
         case RequestRefused(purpose="summary"):
@@ -83,6 +93,13 @@ def follow_reading(state: State, event: Event, _now: float) -> Step:
     return replace(state, reading=None), (ShowTitle(""),)
 
 
+def _report_broken(state: State, event: RequestFinished) -> Step:
+    if not event.broke_off:
+        return state, ()
+    notice = chat_messages.answer_broke_off(event)
+    return _report_in_turn(state, f"broke off: {event.purpose}", notice)
+
+
 def _report_request(state: State, event: RequestFinished) -> Step:
     is_of_the_user, window = event.purpose in CONVERSATION, event.window_tokens
     if event.verdict.outcome == "cut":
@@ -97,6 +114,17 @@ def _report_request(state: State, event: RequestFinished) -> Step:
     if event.left_out and is_of_the_user:
         return _report_once(state, _LEFT_OUT, chat_messages.message_left_out(event))
     return state, ()
+
+
+def _note_map(state: State, event: PromptReread) -> Step:
+    """Add what a changed map cost to its turn, and report it when most turns pay for it."""
+    if event.cause != "map" or isinstance(event.seconds, Unavailable):
+        return state, ()
+    *before, now = state.map_seconds
+    state = replace(state, map_seconds=(*before, now + event.seconds))
+    if not state.map_follows_words or not rereading.changes_often(state.map_seconds):
+        return state, ()
+    return _report_once(state, "map changes", rereading.map_changes(state.map_seconds))
 
 
 def _report_once(state: State, what: str, notice: Notice) -> Step:
@@ -171,6 +199,16 @@ def _report_attempts(state: State) -> Step:
     if ledger.notices == _MOST_EGRESS_NOTICES:
         return state, (ShowNotice(egress_messages.no_more()),)
     return state, (ShowNotice(egress_messages.attempts(ledger, news)),)
+
+
+def greet(state: State, event: Event, _now: float) -> Step:
+    """Say once, at the session's first prompt, what holds."""
+    match event:
+        case Finding(id=found, severity="info") if found in ELSEWHERE:
+            return replace(state, leads_elsewhere=True), ()
+        case PromptShown() if state.limits.greets:
+            return _report_once(state, "greeting", messages.greeting(state))
+    return state, ()
 
 
 # Warnings of the checks before the first prompt: two are shown in a session, then where the others are.

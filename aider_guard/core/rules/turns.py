@@ -7,17 +7,20 @@ it counts neither towards ``max-turns`` nor as sent, though Aider's log says tha
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
-from aider_guard.core.actions import Announce
+from aider_guard.core.actions import Announce, RingBell
 from aider_guard.core.chat.events import RequestFinished, RequestRefused, RequestStarted
 from aider_guard.core.chat.types import CONVERSATION
 from aider_guard.core.events import (
     AiderLogged,
     AiderStarted,
+    ConfirmShown,
     DeadlinePassed,
     Event,
+    JobContinued,
     PromptClosed,
+    PromptShown,
     SidecarLost,
     SidecarStarted,
     TurnFinished,
@@ -25,7 +28,7 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.rules import Step
-from aider_guard.core.state import Phase, State, TurnReports
+from aider_guard.core.state import Phase, State, TurnReports, fill_percent
 
 _ON_ITS_OWN = ("commit", "summary")
 """What Aider asks for without a message of the user's."""
@@ -92,6 +95,37 @@ def _sum(total: _Number | Unavailable, number: _Number | Unavailable) -> _Number
     if isinstance(number, Unavailable):
         return total
     return round(number if isinstance(total, Unavailable) else total + number, 6)
+
+
+def ring(state: State, event: Event, now: float) -> Step:
+    """Ring when the user had to wait for long until a turn was over, or until Aider asks something in it."""
+    since = state.working_since
+    match event:
+        case _ if not state.limits.notify_after_seconds:
+            pass
+        case PromptClosed():
+            return replace(state, working_since=now, worked_seconds=0.0), ()
+        case AiderStarted():
+            return replace(state, working_since=None, worked_seconds=0.0), ()
+        case JobContinued(stopped_seconds) if since is not None:
+            return replace(state, working_since=since + stopped_seconds), ()
+        case PromptShown() if since is not None:
+            return replace(state, working_since=None, worked_seconds=now - since), ()
+        case ConfirmShown() if since is not None and _is_turn(state):
+            return _rung(replace(state, working_since=None), "question", now - since)
+        case TurnFinished():
+            return _rung(replace(state, worked_seconds=0.0), "turn_finished", state.worked_seconds)
+    return state, ()
+
+
+def _is_turn(state: State) -> bool:
+    return state.turn.started or state.turn.reached or bool(state.open_requests)
+
+
+def _rung(state: State, reason: Literal["turn_finished", "question"], seconds: float) -> Step:
+    if seconds < state.limits.notify_after_seconds:
+        return state, ()
+    return state, (RingBell(reason, round(seconds, 1), state.main_model, fill_percent(state)),)
 
 
 def has_begun(state: State, *, logged_requests: int) -> bool:

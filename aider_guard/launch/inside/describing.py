@@ -15,7 +15,7 @@ from .roles import resolved_roles
 # Options by their names in Aider, and the types that the guard reads. An older Aider may lack some.
 _WANTED: dict[str, type] = {
     **dict.fromkeys(("chat_history_file", "input_history_file", "analytics_log"), str),
-    **dict.fromkeys(("notifications_command", "encoding", "test_cmd", "load"), str),
+    **dict.fromkeys(("notifications_command", "encoding", "test_cmd", "load", "map_refresh"), str),
     **dict.fromkeys(("restore_chat_history", "notifications", "multiline", "auto_test"), bool),
     **dict.fromkeys(("auto_lint", "detect_urls", "check_update", "analytics"), bool),
     **dict.fromkeys(("show_release_notes", "verify_ssl", "subtree_only"), bool),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -135,6 +136,15 @@ def test_errors_of_all_eras_are_told_apart(status: int, error: Any, reason: str)
     failure = failure_of_answer(status, json.dumps({"error": error}).encode())
     assert failure.reason == reason
     assert failure.waits is (reason == "busy")
+
+
+@pytest.mark.parametrize("asker", [OLLAMA, LLAMA], ids=["ollama", "other"])
+def test_a_model_that_repeats_itself_is_named_as_that(asker: FailedRequest) -> None:
+    """Ollama reports it as an error since September 2026; the same message would only end the same way."""
+    failure = failure_of_words("prediction aborted, token repeat limit reached", 500)
+    first, second = lines(failure, asker)
+    assert re.fullmatch(r"the model repeated itself until .* ended its answer", first)
+    assert second.startswith("send your message again in other words")
 
 
 @pytest.mark.parametrize(("words", "tokens", "window"), STUDIO)

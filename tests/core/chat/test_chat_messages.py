@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aider_guard.core.actions import Notice
 from aider_guard.core.chat import messages as chat_messages
-from aider_guard.core.chat.events import Reason, ReloadSeen, RequestRefused
+from aider_guard.core.chat.events import BrokeOff, Reason, ReloadSeen, RequestRefused
 from aider_guard.core.chat.types import Purpose, RoleName, Stage, Verdict
 from aider_guard.core.drop_advice import Advice
 
@@ -181,6 +181,19 @@ def test_what_was_left_out_is_said(messages: int, lines: tuple[str, str]) -> Non
     notice = chat_messages.message_left_out(finished(500, left_out=messages))
     assert notice.lines == lines
     assert_readable(notice, 2)
+
+
+def test_what_broke_off_is_said_with_what_helps() -> None:
+    """In all, also where it was a commit message or a summary."""
+    notice = chat_messages.answer_broke_off(finished(UNKNOWN, broke_off="no_end"))
+    assert notice.lines == (
+        "the answer broke off, and Aider takes it as whole: the server ended it without saying that it is complete",
+        "/diff   (shows what it changed all the same; then send your message again)",
+    )
+    for purpose in get_args(Purpose):
+        for how in set(get_args(BrokeOff)) - {""}:
+            event = finished(UNKNOWN, purpose=purpose, broke_off=how)
+            assert_readable(chat_messages.answer_broke_off(event), 2)
 
 
 @pytest.mark.parametrize("reason", get_args(Reason))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aider_guard.core.chat.events import NOT_TOLD
+from aider_guard.core.chat.events import NOT_TOLD, BrokeOff
 from aider_guard.core.chat.response import AnswerHead, Meter, Usage, UsageFilter, with_piece
 from aider_guard.core.readings import Unavailable
 
@@ -160,6 +160,39 @@ def test_an_answer_without_its_end_or_with_an_error_is_broken(
 ) -> None:
     """Though the connection ended in order; where nothing was answered, nothing was broken off."""
     assert read(content).is_broken is is_broken
+
+
+LOOP = [said(" the")] * 31
+THOUGHT = {"message": {"role": "assistant", "content": "", "thinking": "\n"}, "done": False}
+FAILED = {"error": {"message": "out of memory"}}
+ENDS: list[tuple[bytes, BrokeOff]] = [
+    (b"", ""),
+    (CHAT, ""),
+    (OPENAI, ""),
+    (ndjson(said("a")), "no_end"),
+    (ndjson(said("a"))[:-1], "no_end"),
+    (ndjson(THOUGHT), "no_end"),
+    (sse(chunk({"content": "a"}), chunk({"content": ""})), "no_end"),
+    (json.dumps({"choices": [{"message": {"content": "a"}}]}).encode(), "no_end"),
+    (ndjson(*LOOP), "repetition"),
+    (ndjson(*LOOP, said("")), "repetition"),
+    (ndjson(*LOOP[1:]), "no_end"),
+    (ndjson(*LOOP, said("end")), "no_end"),
+    (ndjson(*LOOP, said("", **DONE)), ""),
+    (ndjson(*[THOUGHT] * 31), "repetition"),
+    (ndjson(*[{"response": "6", "done": False}] * 31), "repetition"),
+    (sse(*[chunk({"content": "6"})] * 31), "repetition"),
+    (sse(*[chunk({"reasoning_content": "6"})] * 31), "repetition"),
+    (ndjson(said("a"), {"error": "out of memory"}), ""),
+    (sse(chunk({"content": "a"}), FAILED), ""),
+    (sse(chunk({"content": "a"})) + b'error: {"message":"out of memory"}\n\n', "error"),
+]
+
+
+@pytest.mark.parametrize(("content", "how"), ENDS, ids=range(len(ENDS)))
+def test_how_an_answer_broke_off_that_aider_takes_as_whole(content: bytes, how: BrokeOff) -> None:
+    """Of an error in the protocol Aider hears, and asks again; llama.cpp's older way it does not read."""
+    assert read(content).broke_off == how
 
 
 def test_pieces_are_counted() -> None:

@@ -37,7 +37,7 @@ def pace(*samples: ReadingSample) -> ReadingPace:
 @pytest.mark.parametrize(("token", "pair"), [(0.01, 0.0), (0.01, 2e-6), (0.0, 1e-6)])
 def test_two_prompts_of_different_length_tell_what_a_third_takes(token: float, pair: float) -> None:
     """Also behind a long beginning, where each token is compared with more."""
-    known = pace(takes(0, 500, token, pair), takes(0, 4_000, token, pair))
+    known = pace(takes(0, 600, token, pair), takes(0, 4_000, token, pair))
     expected = takes(8_000, 2_000, token, pair).seconds
     assert known.seconds(8_000, 2_000) == pytest.approx(expected, rel=0.01)
 
@@ -57,6 +57,27 @@ def test_before_the_samples_tell_it_the_shape_of_the_model_says_that_later_token
     position = ReadingPosition(2_000, 0, 1_000, at_seconds=30.0)
     for some in (known, ReadingPace(even_tokens=1_000)):
         assert seconds_left(some, position, 30.0) == pytest.approx(50.0)
+
+
+def piece(tokens: int, start: int = 0) -> ReadingSample:
+    """A sample of a card: what a request takes anyway, and reads in whole pieces of 512 tokens, 0.4 s each."""
+    return ReadingSample(start, tokens, 0.05 + 0.4 * math.ceil(tokens / 512))
+
+
+@pytest.mark.parametrize("turns", [0, 1, 5, 11, 12, 40])
+def test_turns_whose_prompt_was_read_ahead_do_not_spoil_the_pace(turns: int) -> None:
+    """Each reads a hundred tokens or two behind a long beginning, in as long as a whole piece takes."""
+    known = pace(*[piece(tokens) for tokens in (6_000, 3_000, 9_000)])
+    for turn in range(turns):
+        known = known.with_sample(piece(70 + turn * 37 % 150, start=6_000 + 200 * turn))
+    assert known.seconds(0, 8_000) == pytest.approx(piece(8_000).seconds, rel=0.1)
+
+
+def test_short_prompts_tell_what_they_can_until_a_longer_one_does() -> None:
+    """On a fast machine all are read within a second."""
+    known = pace(*[ReadingSample(0, 200, 0.1)] * 20)
+    assert known.seconds(0, 2_000) == pytest.approx(1.0)
+    assert known.with_sample(ReadingSample(0, 4_000, 1.0)).seconds(0, 2_000) == pytest.approx(0.5)
 
 
 def test_noise_makes_no_time_negative() -> None:

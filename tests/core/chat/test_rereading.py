@@ -145,4 +145,5 @@ def test_a_notice_says_how_much_why_from_where_and_what_helps() -> None:
 def test_every_cause_has_words(cause: RereadCause) -> None:
     lines = prompt_reread(PromptReread(3, "m", cause, 6_000, 4_000, 2_000, False)).lines
     assert all(lines)
+    assert (len(lines) == 2) == (cause not in ("message", "instructions", "map"))
     assert ("about token" in lines[0]) == (cause in get_args(PartedAt))
