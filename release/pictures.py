@@ -74,6 +74,7 @@ def record(url: str, folder: Path, aider: Path) -> tuple[str, str]:
         "TERM": "xterm-256color",
         "PS1": "$ ",
         "AIDER_GUARD_STATE_DIR": str(folder / "state"),
+        "AIDER_GUARD_GREETING": "on",
         "OLLAMA_API_BASE": url,
     }
     with shell(folder / "first" / "till", environment, rows=60) as person:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_docs import ROOT, first_notice, last_line
+from test_docs import ROOT, first_notice, gone_through, last_line
 
 from aider_guard.core import messages
 from aider_guard.core.actions import Notice
 from aider_guard.core.drop_advice import Advice
-from aider_guard.core.events import EgressBlocked
+from aider_guard.core.events import EgressBlocked, ModelsChosen
 from aider_guard.core.readings import ContextReading, ContextRow, RowKind
 from aider_guard.core.session_report import SessionReport
 from aider_guard.session import notices
@@ -96,6 +96,7 @@ def test_the_session_is_told_in_the_programs_words() -> None:
     blocked = EgressBlocked("api.openai.com", 443, "tcp", "curl")
     for notice in (
         messages.context_filling(reading, used, window, advice),
+        messages.greeting(gone_through(ModelsChosen("tiny", ("tiny",), window))),
         first_notice(blocked),
         last_line(blocked),
     ):

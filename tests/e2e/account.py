@@ -96,7 +96,8 @@ class Account:
     def at_terminal(self, line: str, folder: Path, more: Mapping[str, str]) -> Onlooker:
         """Run a line in a terminal of the usual size."""
         command: Sequence[str] = (*self.enter, "bash", "-c", f"exec {line}")
-        return Onlooker(command, rows=24, columns=80, env=self.environment(more), cwd=folder)
+        env = self.environment({"AIDER_GUARD_GREETING": "on", **more})  # other tests have it off
+        return Onlooker(command, rows=24, columns=80, env=env, cwd=folder)
 
 
 def quoted(path: Path) -> str:

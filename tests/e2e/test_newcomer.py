@@ -81,6 +81,7 @@ def wait_for_demo(person: Onlooker, account: Account) -> Path:
     said = bytes(person.shown).decode()
     found = re.search(r"A repository to try things in, which stays: (\S+)", said)
     assert found, said
+    assert "guarded: " in said
     assert (account.clone / ".venv" / "bin" / "aider-guard").exists()
     return Path(found[1])
 
