@@ -77,11 +77,10 @@ def type_all(account: Account, when: When, folder: Path, more: Mapping[str, str]
 
 def wait_for_demo(person: Onlooker, account: Account) -> Path:
     """Wait for the prompt of the demo's session; the sample repository."""
-    person.wait_for(PROMPT, INSTALLATION_SECONDS)
+    person.wait_for(r"^guarded: offline [^$]*^\w*> *$", INSTALLATION_SECONDS)
     said = bytes(person.shown).decode()
     found = re.search(r"A repository to try things in, which stays: (\S+)", said)
     assert found, said
-    assert "guarded: " in said
     assert (account.clone / ".venv" / "bin" / "aider-guard").exists()
     return Path(found[1])
 
