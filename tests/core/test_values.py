@@ -52,7 +52,7 @@ NOT_IN_THE_JOURNAL = {
     "Gpu": "busy_percent slowed_by_heat",
     "Handoff": "editable read_only",
     "ModelsChosen": "root",
-    "Notice": "lines",
+    "Notice": "lines is_short",
     "PromptShown": "files",
     "RequestFinished": "parts",
     "RequestRefused": "said",
