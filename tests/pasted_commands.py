@@ -122,6 +122,7 @@ NOT_TYPED: dict[str, str] = {
     r"docker .+": "a container is not started in a test",
     r"(ollama|git) .+": "not this project's program",
     r"command aider|tmux-layout\.sh .+": "test_examples.py runs it",
+    r"aider-guard --help": "test_cli.py runs it",
     r"aider-guard fit": "the name of a command, in a table",
     r"aider-guard doctor( -v|( --)( --model .+)?)": "two of its forms are typed",
     r"aider-guard (.+ )?-- --model \S+( src/main\.py)?": "one session and one that is resumed are enough",

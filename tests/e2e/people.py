@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ class Onlooker(Person):
 class Guarded(Onlooker):
     """A person who runs aider-guard; the journal shows what the screen does not."""
 
+    _journal_read_bytes = 0
+
+    @cached_property  # not made by __init__, in whose place some persons start their program in a way of their own
+    def _journal(self) -> list[dict[str, Any]]:
+        return []
+
     def __init__(
         self,
         aider: str,
@@ -118,8 +125,6 @@ class Guarded(Onlooker):
         columns: int = 100,
     ) -> None:
         self.state = Path(env["AIDER_GUARD_STATE_DIR"])
-        self._journal: list[dict[str, Any]] = []
-        self._journal_read_bytes = 0
         argv = [*guard_program(layers), "--aider", aider, *options, "--", *arguments]
         super().__init__(argv, rows=rows, columns=columns, env=env, cwd=cwd)
 

@@ -115,7 +115,6 @@ class InShell(Guarded):
     def __init__(
         self, desk: Desk, ollama: str, *options: str, arguments: tuple[str, ...] = ()
     ) -> None:
-        self._journal, self._journal_read_bytes = [], 0
         self.state = Path(desk.env["AIDER_GUARD_STATE_DIR"])
         command = [*guard_program(None), "--aider", str(desk.aider), "--num-ctx", "4096", *options]
         command += ["--", "--model", "ollama_chat/small", *QUIET, *arguments, FILE]
