@@ -44,7 +44,7 @@ from aider_guard.door.prompt_memory import PaceStore, PromptMemory, place_of
 from aider_guard.door.refusals import PromptSizing
 from aider_guard.door.server_counter import LOADING
 from aider_guard.door.slots import IDLE, Slot
-from aider_guard.ollama.model_process import NO_PROCESS
+from aider_guard.ollama.model_process import NO_PROCESS, STARTING
 
 LOOK_AFTER_SECONDS: Final = 1.0
 """A prompt that is answered by then is not looked after at all."""
@@ -229,7 +229,7 @@ class PromptReading:
             known_by: KNOWN_BY = "slots"
         elif self._task is not None:  # one look that failed
             known_by = "slots"
-        elif looked in (IDLE, LOADING, NO_PROCESS):
+        elif looked in (IDLE, LOADING, NO_PROCESS, STARTING):
             self._began_at = now  # it waits, or its model is being loaded
             return None
         else:

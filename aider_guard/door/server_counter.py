@@ -27,7 +27,12 @@ from aider_guard.door.interfaces import RequestTarget
 from aider_guard.ollama.access import Headers
 from aider_guard.ollama.client import MAX_ANSWER_BYTES, NOT_RENDERED, OllamaClient
 from aider_guard.ollama.http import fetch, json_object
-from aider_guard.ollama.model_process import NO_PROCESS, ModelProcess, find_model_process
+from aider_guard.ollama.model_process import (
+    NO_PROCESS,
+    STARTING,
+    ModelProcess,
+    find_model_process,
+)
 from aider_guard.ollama.names import is_this_machine
 
 ANSWER_SECONDS: Final = 1.0
@@ -171,7 +176,7 @@ class ServerCounter:
         if self._clock() < until:
             return reason
         found = self._find(base, digest)
-        if isinstance(found, Unavailable) and found is not NO_PROCESS:
+        if isinstance(found, Unavailable) and found not in (NO_PROCESS, STARTING):
             self._unseen[base] = (self._clock() + AGAIN_SECONDS, found)
         return found
 
@@ -255,7 +260,7 @@ def _may_render(reason: Unavailable, target: RequestTarget, settings: DoorSettin
     From 0.30 on a process that loads, or is missing below an Ollama of this machine, shows that nothing is loaded.
     """
     era = era_of(target.version)
-    if reason is LOADING or (reason is NO_PROCESS and era.engine == "C"):
+    if reason in (LOADING, STARTING) or (reason is NO_PROCESS and era.engine == "C"):
         return False
     return era.knows_truncate and target.loaded_tokens in (
         target.window_tokens,

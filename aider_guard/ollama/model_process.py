@@ -8,6 +8,7 @@ at Ollama's address, and the port is its own, as far as the system shows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 Find = Callable[[tuple["Address", ...], int], ListeningProcess | Unavailable]
 _PROGRAM: Final = "llama-server"
 NO_PROCESS: Final = Unavailable("no process of Ollama's that runs this model is seen here")
+STARTING: Final = Unavailable("the process of the model has begun, and does not listen yet")
+_STARTS_WITHIN_SECONDS: Final = 10.0
+"""A younger process whose port is not open is taken to be starting, an older one to be in a container's network."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,11 @@ class ModelProcess:
 
 
 def find_model_process(
-    base_url: str, digest: str, *, find: Find = find_listener
+    base_url: str,
+    digest: str,
+    *,
+    find: Find = find_listener,
+    wall_clock: Callable[[], float] = time.time,
 ) -> ModelProcess | Unavailable:
     """Return the process that runs the model file with this digest below the Ollama at this address. Never raises.
 
@@ -93,7 +101,11 @@ def find_model_process(
     if not found:
         return NO_PROCESS
     newest = max(found, key=lambda one: one.started_at)
-    return newest if _listens(newest, find) else Unavailable("its port is not of this machine")
+    if _listens(newest, find):
+        return newest
+    if wall_clock() - newest.started_at < _STARTS_WITHIN_SECONDS:
+        return STARTING
+    return Unavailable("its port is not of this machine")
 
 
 def _read(child: psutil.Process, parent_pid: int, digest: str) -> ModelProcess | None:

@@ -142,7 +142,7 @@ class Console:
         self.modes = OutputModes()
         self.hold: Hold | None = None
         self.prompt: PromptShown | None = None
-        self.key_typed = False
+        self.key_typed = self._prompt_moved = False
         self.last_output_at = clock()
 
     # From the child
@@ -152,7 +152,8 @@ class Console:
         self.last_output_at = self._clock()
         events = self.screen.feed(data)
         if self.hold is None:
-            self.to_screen(data)
+            # What Aider still draws by the terminal's answer from before the notice.
+            self.to_screen(notices.without_empty_rows(data) if self._prompt_moved else data)
             self._ends_in_character = ends_in_character(data)
             self._write_between()
         else:
@@ -189,9 +190,9 @@ class Console:
 
     def _accept(self, event: ScreenEvent) -> None:
         if isinstance(event, PromptShown):
-            self.prompt, self.key_typed = event, False
+            self.prompt, self.key_typed, self._prompt_moved = event, False, False
         elif not isinstance(event, PromptRedrawn):
-            self.prompt = None
+            self.prompt, self._prompt_moved = None, False
         if isinstance(event, PromptClosed):
             self._sent.prompt_closed()
         if self.hold is not None:
@@ -317,6 +318,7 @@ class Console:
         shown = self.screen.shown_prompt()
         if shown is not None:
             self.to_screen(notices.above(shown, self._take_waiting()))
+            self._prompt_moved = True
 
     def _take_waiting(self) -> str:
         waiting, self._waiting = self._waiting, []

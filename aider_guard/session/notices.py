@@ -24,6 +24,10 @@ from aider_guard.core.printable import printable
 from aider_guard.core.screen import ShownPrompt, columns_of
 
 _CLEAR_BELOW = b"\x1b[J"
+_EMPTY_ROWS = re.compile(
+    rb"(?P<rows>(?:\r+\n){4,})(?P<last>(?:\x1b\[[\d;]*[mC]| |\r)*)\x1b\[(?P<up>\d+)A"
+)
+_MAX_DIGITS = 6
 _HIGHLIGHT = "\x1b[33m"  # a colour of the user's own theme
 _RESET = "\x1b[0m"
 
@@ -103,7 +107,22 @@ def erase(prompt: ShownPrompt) -> bytes:
 
 def above(prompt: ShownPrompt, text: str) -> bytes:
     """Return the bytes that put *text* above the prompt that is shown."""
-    return erase(prompt) + text.encode("utf-8", "replace") + prompt.drawn
+    return erase(prompt) + text.encode("utf-8", "replace") + without_empty_rows(prompt.drawn)
+
+
+def without_empty_rows(drawn: bytes) -> bytes:
+    """Return what draws a prompt without going down to the end of the screen and up again.
+
+    prompt_toolkit does so when the terminal has told how many rows there are below the prompt (renderer.py), to have
+    room for menus. From below a notice it would go too far, and the screen scroll; room for a menu comes with the menu.
+    """
+    return _EMPTY_ROWS.sub(_cut, drawn)
+
+
+def _cut(found: re.Match[bytes]) -> bytes:
+    """Leave out empty rows, and go up by so many fewer."""
+    up = int(found["up"][:_MAX_DIGITS]) - found["rows"].count(b"\n")
+    return found["last"] + b"\x1b[%dA" % up if up > 0 else found[0]
 
 
 def progress(text: str, columns: int) -> bytes:

@@ -28,7 +28,7 @@ from aider_guard.door.server_counter import (
     RenderedPrompt,
     ServerCounter,
 )
-from aider_guard.ollama.model_process import NO_PROCESS, ModelProcess
+from aider_guard.ollama.model_process import NO_PROCESS, STARTING, ModelProcess
 
 WINDOW = 4096
 TEXT = "<bos>the system\nthe log\n"
@@ -283,8 +283,8 @@ def test_an_older_ollamas_processes_are_not_looked_for(
 
 
 def test_what_hides_all_processes_is_taken_to_last_for_a_while(server: CountingServer) -> None:
-    """To look for them takes some hundredths of a second; that a model is not loaded changes at any moment."""
-    for reason, lookups in ((NO_PROCESS, 2), (Unavailable("in a container"), 3)):
+    """That takes some hundredths of a second; whether a model is loaded, or its process listens, changes any moment."""
+    for reason, lookups in ((NO_PROCESS, 2), (STARTING, 4), (Unavailable("in a container"), 5)):
         server.process = reason
         for _ in range(2):
             assert server.render() == reason

@@ -85,6 +85,9 @@ class Onlooker(Person):
             assert not over or self._holds(pattern), (
                 f"it ended before {pattern!r}; the screen:\n{self.text()}"
             )
+        self.pump(
+            seconds=0
+        )  # the journal is written later than the screen, and read later than that was
         return self.text()
 
     def _holds(self, pattern: str | Callable[[], bool]) -> bool:

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 from e2e.conftest import TODAY, create
+from e2e.emptying import empty
 from standin.program import standin_ollama
 
 from aider_guard.demo.layout import SMALL
@@ -58,6 +59,7 @@ def counted(server: PrivateOllama, **body: Any) -> int:
 
 def test_a_prompt_is_counted_before_it_is_evaluated(ollama: PrivateOllama) -> None:
     """The same number, streamed and whole, and the model is loaded once."""
+    empty(ollama)
     loads = ollama.loads()
     tokens = counted(ollama, messages=MESSAGES, options=OPTIONS)
     streamed = ask(ollama, "/api/chat", messages=MESSAGES, options=OPTIONS)

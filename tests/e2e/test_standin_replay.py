@@ -109,6 +109,7 @@ def answers(rig: Rig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     folder = tmp_path_factory.mktemp("replay")
     environ = {"OLLAMA_NO_CLOUD": "1"}
     with standin_ollama(rig, folder, environ=environ, add_models=add_models) as server:
+        logged(server, 0, CASES["version"])  # of the question whether it is there
         yield {name: replay(server, case) for name, case in CASES.items()}
 
 

@@ -13,7 +13,12 @@ import pytest
 
 from aider_guard.core.readings import Unavailable
 from aider_guard.ollama import model_process
-from aider_guard.ollama.model_process import NO_PROCESS, ModelProcess, find_model_process
+from aider_guard.ollama.model_process import (
+    NO_PROCESS,
+    STARTING,
+    ModelProcess,
+    find_model_process,
+)
 from aider_guard.ollama.server_process import ListeningProcess
 
 if TYPE_CHECKING:
@@ -202,6 +207,18 @@ def test_the_port_is_its_own(
         (folder / "tcp").write_text(f"  sl  local_address\n   {socket}\n")
     machine.listener = listener
     assert (find(machine) == FOUND) == is_ours
+
+
+@pytest.mark.parametrize(("age_seconds", "is_starting"), [(0.0, True), (9.0, True), (11.0, False)])
+def test_a_process_that_does_not_listen_yet_is_starting(
+    machine: FakeMachine, age_seconds: float, is_starting: bool
+) -> None:
+    """A moment later it listens; one that has run for long is in another network, as in a container."""
+    machine.listener = UNREAD
+    now = FOUND.started_at + age_seconds
+    found = find_model_process(BASE, DIGEST, find=machine.find, wall_clock=lambda: now)
+    assert isinstance(found, Unavailable)
+    assert (found is STARTING) == is_starting
 
 
 @pytest.mark.parametrize(

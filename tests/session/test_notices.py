@@ -184,3 +184,36 @@ def test_a_long_word_is_left_whole() -> None:
     """A path that is broken in two is no path."""
     long = "/" + "x" * 60
     assert any(long in line for line in lines(Notice("n", (f"see {long} for details",)), 20))
+
+
+GROWN = (
+    b"> \x1b[0m\r\r\n\r\r\n\x1b[2A\x1b[3C"
+    + b"\r\r\n" * 28
+    + b"\x1b[0;38;5;40m  \r\x1b[159C \r\x1b[31A\x1b[5C"
+)
+"""A prompt, and how prompt_toolkit goes to the end of the screen and back when it knows where that is."""
+
+
+def test_a_prompt_that_moves_does_not_go_to_the_end_of_the_screen() -> None:
+    """From further down it would scroll the screen; the cursor ends where it would have."""
+    small = (
+        b"> \x1b[0m\r\r\n\r\r\n\x1b[2A\x1b[3C" + b"\x1b[0;38;5;40m  \r\x1b[159C \r\x1b[3A\x1b[5C"
+    )
+    assert notices.without_empty_rows(GROWN) == small
+    moved = notices.above(ShownPrompt(b"-\r\n", b"-\r\n" + GROWN, 1), "text\r\n")
+    assert moved == notices.erase(ShownPrompt(b"-\r\n", b"", 1)) + b"text\r\n-\r\n" + small
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        b"",
+        b"> \r\r\n\r\r\n\r\r\n \x1b[3A",  # the room that each prompt has
+        b"\r\n\r\n\r\n\r\n\r\ntext\x1b[5A",
+        b"\r\n\r\n\r\n\r\n\r\n",
+        b"\r\n\r\n\r\n\r\n\x1b[4A",  # it would not go up any more
+        b"\r\n\r\n\r\n\r\n\x1b[999999999999999999A"[:-1],
+    ],
+)
+def test_other_rows_stay(drawn: bytes) -> None:
+    assert notices.without_empty_rows(drawn) == drawn
