@@ -70,11 +70,13 @@ class Glass:
 
     @property
     def cells(self) -> list[list[object]]:
-        """Every cell of the screen, with its colours."""
-        return [
-            [self._screen.buffer[y][x] for x in range(self._screen.columns)]
-            for y in range(self.rows)
-        ]
+        """Every cell of the screen, with its colours; a blank without a background has none."""
+        return [[self._cell(x, y) for x in range(self._screen.columns)] for y in range(self.rows)]
+
+    def _cell(self, x: int, y: int) -> object:
+        cell = self._screen.buffer[y][x]
+        is_seen = cell.data != " " or cell.reverse or cell.underscore or cell.bg != "default"
+        return cell if is_seen else " "
 
 
 def moments(data: bytes, glass: Glass) -> Iterator[ShownPrompt]:
