@@ -123,14 +123,14 @@ def main() -> Any:
     become_script(script, arguments)
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
     allowed_hosts = install_audit_hook(hook) if hook else None
-    price_lists = load_inside("price_lists")
-    with price_lists.read_settings_faster():
+    faster_start = load_inside("faster_start")
+    with faster_start.read_settings_faster():
         from aider.main import main as run_aider
 
     if allowed_hosts is not None:
-        price_lists.skip_fetches(allowed_hosts)
-    price_lists.read_faster()
-    price_lists.build_models_late()
+        faster_start.skip_fetches(allowed_hosts)
+    faster_start.read_faster()
+    faster_start.build_models_late()
     with socket.socket(fileno=int(number)) as channel:
         channel.set_inheritable(False)
         if way == "standby":

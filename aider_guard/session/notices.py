@@ -1,9 +1,9 @@
 """Renders notices, and the bytes that put them where nothing is drawn over them.
 
 A notice goes just above the rule line of the main prompt. When the prompt is shown already and its line is
-untouched, the prompt is erased, the notice printed, and the prompt put back from the very bytes that drew it: they
-move relative to the cursor only, so they are right at the new place too, and the cursor query among them makes
-prompt_toolkit learn where it now stands.
+untouched, the prompt is erased, the notice printed, and the prompt put back from the very bytes that drew it, but for
+empty rows below it: they move relative to the cursor only, so they are right at the new place too, and the cursor query
+among them makes prompt_toolkit learn where it now stands.
 
 A prompt of plain text is one line, and its terminal may know no escape sequences: the notice is printed over it, and
 the line printed again below.
@@ -25,7 +25,8 @@ from aider_guard.core.screen import ShownPrompt, columns_of
 
 _CLEAR_BELOW = b"\x1b[J"
 _EMPTY_ROWS = re.compile(
-    rb"(?P<rows>(?:\r+\n){4,})(?P<last>(?:\x1b\[[\d;]*[mC]| |\r)*)\x1b\[(?P<up>\d+)A"
+    # Only from where a run of rows begins: a program may print thousands, and each would be tried.
+    rb"(?<![\r\n])(?P<rows>(?:\r+\n){4,})(?P<last>(?:\x1b\[[\d;]*[mC]| |\r)*)\x1b\[(?P<up>\d+)A"
 )
 _MAX_DIGITS = 6
 _HIGHLIGHT = "\x1b[33m"  # a colour of the user's own theme

@@ -228,9 +228,8 @@ def _read(usage: Usage, line: bytes) -> Usage:
         piece = json.loads(line)
     except (ValueError, RecursionError):
         return usage
-    if (
-        field == b"error"
-    ):  # llama.cpp's own way (server.cpp), of which OpenAI's client, Aider's, takes no notice
+    # llama.cpp's own way (server.cpp), of which OpenAI's client, Aider's, takes no notice.
+    if field == b"error":
         usage, piece = replace(usage, is_heard=False), {"error": piece}
     return with_piece(usage, piece) if isinstance(piece, dict) else usage
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aider_guard.launch.inside.price_lists import (
+from aider_guard.launch.inside.faster_start import (
     build_models_late,
     read_faster,
     read_settings_faster,
