@@ -95,7 +95,7 @@ pictures: $(DEV) rig
 	PYTHONPATH=tests $(BIN)/python -m release.pictures
 
 renew: $(DEV)
-	RENEW=1 $(BIN)/python -m pytest -q -k "manual_page or screens" tests/test_release.py tests/view/test_screens.py
+	RENEW=1 $(BIN)/python -m pytest -q -k "manual_page or screen or page" tests/test_release.py tests/view
 
 clean:
 	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

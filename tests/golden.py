@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+SCREENS = Path(__file__).parent / "view" / "screens"
+
 
 def assert_is_kept(path: Path, text: str) -> None:
     """Fail where the file holds another text, unless the files are to be written anew."""
@@ -13,3 +15,8 @@ def assert_is_kept(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     kept = path.read_text(encoding="utf-8") if path.exists() else ""
     assert text == kept, f"{path.name} is another; RENEW=1 python -m pytest writes it anew"
+
+
+def assert_is_screen(name: str, text: str) -> None:
+    """Fail where what a command shows is not what stands in ``view/screens/NAME.txt``, which was read by eye."""
+    assert_is_kept(SCREENS / f"{name}.txt", text)

@@ -83,12 +83,13 @@ def demo_arguments() -> list[str]:
 def introduction(folder: Path, command: str = "aider-guard") -> str:
     """Return the lines that stand above the session: where the user is, and what to try."""
     return f"""
-A repository to try things in, which stays: {shlex.quote(str(folder))}
-The model is tiny: it answers fluently and means nothing by it. Try
-  What does total() return?    a message; the first answer takes a minute or two
-  /add {LARGE_FILE}       a file that takes most of the window
-  /exit                        and, meanwhile, in another terminal:
-                               {command} status
+A repository to try things in, which stays:
+  {shlex.quote(str(folder))}
+The model is tiny: its answers are fluent, without meaning.
+Try: What does total() return?  (takes a minute or two)
+     /add {LARGE_FILE}     (fills most of the window)
+     /exit
+and, meanwhile, in another terminal: {command} status
 
 """
 
@@ -96,10 +97,11 @@ The model is tiny: it answers fluently and means nothing by it. Try
 def farewell(folder: Path, command: str = "aider-guard") -> str:
     """Return the lines that stand below the session: what stays, and what to do next."""
     return f"""
-The repository stays: {shlex.quote(str(folder))}
-With your own Aider and Ollama, there or in a repository of yours:
+The repository stays:
+  {shlex.quote(str(folder))}
+With your own Aider and Ollama, there or in your repository:
   {command} -- --model ollama_chat/NAME
-To take away what the demo installed, and the repositories that it left:
+To take away what the demo installed and left:
   {command} demo --remove
 """
 

@@ -34,7 +34,7 @@ def ensure_llama_server(rig: Rig) -> Path:
     """The folder with the server beside the rig's own parts, installed if it is not there. Raises RigError."""
     place = rig.aider.parent / LLAMA_FOLDER
     if not place.is_dir():
-        with Progress().step("Installing llama.cpp's server (34 MB, 106 MB on disk)") as step:
+        with Progress().step("Installing llama.cpp's server (34 MB, 106 on disk)") as step:
             ensure_part(
                 place, lambda partial, step: install_llama_server(partial, rig.aider, step), step
             )

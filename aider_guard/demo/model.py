@@ -62,7 +62,7 @@ def ensure_gemma(rig: Rig) -> Path:
     """Return the file of gemma3-270m beside the rig's own parts, installed if it is not there. Raises RigError."""
     place = rig.aider.parent / GEMMA_FOLDER
     if not place.is_dir():
-        with Progress().step("Installing the model gemma3-270m (238 MB, 253 MB on disk)") as step:
+        with Progress().step("Installing gemma3-270m (238 MB, 253 on disk)") as step:
             ensure_part(place, lambda partial, step: install_gemma(partial, rig.aider, step), step)
     return place / GEMMA_FILE
 

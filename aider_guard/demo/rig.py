@@ -46,21 +46,21 @@ def ensure_rig(cache: Path | None = None, progress: Progress | None = None) -> R
 
 
 def _parts(rig: Rig) -> list[tuple[Path, str, Build]]:
-    """Return each part's place, its title with the sizes (download, disk), and what builds it."""
+    """Return each part's place, its title with the sizes in MB (download, disk), and what builds it."""
     return [
         (
             rig.aider,
-            f"Installing Aider {AIDER_VERSION} (120 MB, 720 MB on disk)",
+            f"Installing Aider {AIDER_VERSION} (120 MB, 720 on disk)",
             lambda partial, step: install_aider(partial, rig.aider, step),
         ),
         (
             rig.ollama,
-            "Installing Ollama 0.9.3 (160 MB, 120 MB on disk)",
+            "Installing Ollama 0.9.3 (160 MB, 120 on disk)",
             lambda partial, step: install_ollama(partial, rig.aider, step),
         ),
         (
             rig.models,
-            "Installing the model SmolLM2-135M (93 MB, 243 MB on disk)",
+            "Installing SmolLM2-135M (93 MB, 243 on disk)",
             lambda partial, step: install_models(partial, rig.aider, rig.ollama, step),
         ),
         (

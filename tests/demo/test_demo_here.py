@@ -62,23 +62,23 @@ def test_every_role_is_local_and_every_file_exists() -> None:
 
 
 def test_the_introduction_quotes_the_folder_and_fits_a_terminal() -> None:
-    """The folder can be pasted into a shell; a few lines of at most 80 columns apart from it."""
+    """The folder can be pasted into a shell; a few lines of at most 60 columns."""
     lines = demo.introduction(Path("/tmp/a b")).strip().splitlines()
 
-    assert "'/tmp/a b'" in lines[0]
-    assert len(lines) <= 6
-    assert all(len(line) <= 80 for line in lines)
+    assert lines[1] == "  '/tmp/a b'"
+    assert len(lines) <= 7
+    assert all(len(line) <= 60 for line in lines)
 
 
 def test_the_farewell_says_what_stays_and_what_to_do_next() -> None:
-    """The repository, one's own Ollama, and how to take all of it away: five lines."""
+    """The repository, one's own Ollama, and how to take all of it away: six lines."""
     lines = demo.farewell(Path("/tmp/a b"), "guard").strip().splitlines()
 
-    assert "'/tmp/a b'" in lines[0]
+    assert lines[1] == "  '/tmp/a b'"
     assert "  guard -- --model ollama_chat/NAME" in lines
     assert "  guard demo --remove" in lines
-    assert len(lines) == 5
-    assert all(len(line) <= 80 for line in lines)
+    assert len(lines) == 6
+    assert all(len(line) <= 60 for line in lines)
 
 
 @pytest.mark.parametrize(("status", "farewell"), [(0, True), (1, True), (129, False)])

@@ -79,7 +79,7 @@ def wait_for_demo(person: Onlooker, account: Account) -> Path:
     """Wait for the prompt of the demo's session; the sample repository."""
     person.wait_for(r"^guarded: offline [^$]*^\w*> *$", INSTALLATION_SECONDS)
     said = bytes(person.shown).decode()
-    found = re.search(r"A repository to try things in, which stays: (\S+)", said)
+    found = re.search(r"A repository to try things in, which stays:\s+(\S+)", said)
     assert found, said
     assert (account.clone / ".venv" / "bin" / "aider-guard").exists()
     return Path(found[1])

@@ -23,11 +23,14 @@ MODEL = FakeModel("small:latest", size_bytes=300 * 1024**2, vram_bytes=0, traine
 class Resuming(Guarded):
     """A person who types ``aider-guard resume``."""
 
-    def __init__(self, desk: Desk, ollama: str, *words: str) -> None:
+    def __init__(
+        self, desk: Desk, ollama: str, *words: str, size: tuple[int, int] = (40, 160)
+    ) -> None:
         self.state = desk.repo.parent / "state"
         argv = [sys.executable, "-m", "aider_guard", "--aider", str(desk.aider), "resume", *words]
         env = {**desk.env, "OLLAMA_API_BASE": ollama}
-        Onlooker.__init__(self, argv, rows=40, columns=160, env=env, cwd=desk.repo)
+        rows, columns = size
+        Onlooker.__init__(self, argv, rows=rows, columns=columns, env=env, cwd=desk.repo)
 
 
 def said(desk: Desk, *words: str) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import assert_is_screen
 from view import journals
-from view.screens import check_screen
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.session_report import SessionReport
@@ -68,7 +68,7 @@ def sessions(tmp_path: Path) -> Path:
 def test_the_text(sessions: Path, columns: int) -> None:
     """What it waited for, what happened, what was blocked, and what to change."""
     found = report.read_report(sessions / ID, names=False)
-    check_screen(f"report-{columns}", report.text(found, columns))
+    assert_is_screen(f"report-{columns}", report.text(found, columns))
 
 
 def test_the_page_is_one_file_that_needs_no_network(sessions: Path) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import click
 import pytest
 from checks.worlds import MAIN, model, process, role, server, world
 from core.histories_of_events import at_first_prompt
-from golden import assert_is_kept
+from golden import assert_is_screen
 
 from aider_guard import cli, config
 from aider_guard.catalogue import find
@@ -33,6 +35,9 @@ from aider_guard.core.readings import (
     Unavailable,
 )
 from aider_guard.core.server_report import InstalledModel, ModelFacts, ModelMissing, ServerReport
+from aider_guard.demo import demo, rig
+from aider_guard.demo.ollama_server import PrivateOllama
+from aider_guard.demo.progress import Progress
 from aider_guard.session import control
 from aider_guard.view import status
 from aider_guard.view.doctor import render
@@ -41,7 +46,6 @@ from aider_guard.view.init import run_init
 from aider_guard.view.page import Page, columns_of
 from aider_guard.view.settings import run_show_settings
 
-SCREENS = Path(__file__).parent / "screens"
 SIZES = ((60, 15), (80, 24), (200, 50))
 GIB = 1 << 30
 RAM = RamReading(64 * GIB, 32 * GIB, 0)
@@ -49,7 +53,7 @@ CARD = MemoryReading((Gpu(0, "NVIDIA GeForce RTX 4080", 16 * GIB, 2 * GIB, ()),)
 OLLAMA = "http://127.0.0.1:11434"
 LEAK = role("weak", "gpt-4o", "AIDER_WEAK_MODEL in /home/ada/till/.env")
 SERVER = server(version="0.31.0", process=process(OLLAMA_NUM_PARALLEL="4"))
-PROSE = {"help", "fit", "status", "config"}
+PROSE = {"help", "fit", "status", "config", "demo"}
 """The screens on which nothing is to be pasted: no line is longer than the terminal."""
 
 
@@ -146,6 +150,35 @@ def shown_config(_: Path) -> str:
     return out.getvalue()
 
 
+def shown_demo(folder: Path) -> str:
+    """Where nothing was installed yet, and each step takes a while; the session's own screen left out."""
+    out = Screen()
+
+    @contextlib.contextmanager
+    def private_ollama(*_: Path) -> Iterator[PrivateOllama]:
+        yield PrivateOllama(OLLAMA, 1, folder / "log")
+
+    def session(_arguments: list[str], _settings: dict[str, str]) -> int:
+        out.write("\n[the session]\n\n")
+        return 0
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setattr(rig, "check_machine", lambda *_: None)
+        patch.setattr(rig, "ensure_part", lambda place, *_: place.mkdir())
+        patch.setattr(demo, "private_ollama", private_ollama)
+        patch.setattr(demo, "_own_command", lambda: "aider-guard")
+        clock = itertools.count(0, 9)
+        progress = Progress(out, live=True, clock=lambda: float(next(clock)), pulse_seconds=None)
+        assert demo._demonstrate(session, folder, progress) == 0
+    (sample,) = folder.glob("aider-guard-demo-*")
+    return (
+        out.getvalue()
+        .replace("\r\x1b[K", "")
+        .replace(str(sample), "/tmp/aider-guard-demo-1a2b3c4d")
+    )
+
+
 def shown_completion(_: Path) -> str:
     return script(cli.main, "fish") + "\n"
 
@@ -158,6 +191,7 @@ COMMANDS: dict[str, Callable[[Path], str]] = {
     "status": shown_status,
     "config": shown_config,
     "completion": shown_completion,
+    "demo": shown_demo,
 }
 
 
@@ -174,4 +208,4 @@ def test_the_screens_are_those_that_were_read(
     if name in PROSE:
         assert [line for line in text.splitlines() if len(line) > columns] == []
     assert text.count("(") == text.count(")")
-    assert_is_kept(SCREENS / f"{name}-{columns}x{lines}.txt", text)
+    assert_is_screen(f"{name}-{columns}x{lines}", text)

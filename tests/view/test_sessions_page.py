@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from golden import assert_is_screen
 from test_docs import blocks
-from view.screens import check_screen
 
 from aider_guard.core.actions import Handoff
 from aider_guard.core.chatlog import Exchange, render_for_restore
@@ -51,7 +51,7 @@ def test_the_page(columns: int) -> None:
     """The newest first, each wrapped at words; a name of a file is never broken."""
     message = "Why does the price of a bundle differ from the sum of its parts, and where is that decided?"
     listed = [ListedSession(FULL, "runs", message), ListedSession(BARE, "killed")]
-    check_screen(f"sessions-{columns}", page(listed, columns, with_folder=True))
+    assert_is_screen(f"sessions-{columns}", page(listed, columns, with_folder=True))
 
 
 def test_the_example_in_the_documentation_is_the_page() -> None:

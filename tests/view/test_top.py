@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from e2e.people import PATIENCE_SECONDS, Onlooker
+from golden import assert_is_screen
 from session.guards import CHECKOUT
 from test_docs import blocks
 from view import journals
-from view.screens import check_screen
 
 from aider_guard.core.screen import columns_of
 from aider_guard.core.session_report import Mark, SessionReport, sum_up
@@ -99,7 +99,7 @@ def test_the_screen(columns: int, rows: int) -> None:
     lines = screen(SESSIONS, "18:30:12", TopView(columns, rows))
     assert len(lines) == rows
     assert max(map(width, lines)) <= columns
-    check_screen(f"top-{columns}x{rows}", "".join(f"{line.rstrip()}\n" for line in lines))
+    assert_is_screen(f"top-{columns}x{rows}", "".join(f"{line.rstrip()}\n" for line in lines))
 
 
 def test_the_selected_session_is_shown_whole() -> None:
