@@ -30,8 +30,8 @@ from aider_guard.demo.sample import make_sample
 
 MODEL = "scripted"
 TURNS_OF_A_SESSION = 30
-PAUSE_SECONDS = 2.0
-"""How long a user reads and types: the fake model needs no time to read, but Aider needs some to make the prompt."""
+PAUSE_SECONDS = 4.0
+"""How long a user reads and types, at least: the fake model needs no time to read, but Aider needs some to make the prompt."""
 FILES = ("till/prices.py", "till/__init__.py", "tests/test_prices.py")
 _WORDS = ("price", "basket", "total", "cent", "rounding", "quantity", "test", "file", "name")
 _STEPS = {
@@ -103,11 +103,18 @@ class Session:
             self._say(line)
 
     def _say(self, line: str) -> None:
+        """Type the first word after half of the pause, as a user does who then thinks of the rest."""
         ahead = len(self.person.journal("prompt_shown"))
-        over = time.monotonic() + self.pause_seconds
-        self.person.wait_for(lambda: time.monotonic() > over)
-        self.person.say(line)
+        first, blank, rest = line.partition(" ")
+        self._pass(self.pause_seconds / 2)
+        self.person.type((first + blank).encode())
+        self._pass(self.pause_seconds / 2)
+        self.person.say(rest)
         self.person.wait_for(lambda: len(self.person.journal("prompt_shown")) > ahead)
+
+    def _pass(self, seconds: float) -> None:
+        over = time.monotonic() + seconds
+        self.person.wait_for(lambda: time.monotonic() > over)
 
     def _line(self, step: str) -> str:
         words = " and the ".join(self.dice.sample(_WORDS, 2))

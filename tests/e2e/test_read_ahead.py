@@ -15,7 +15,10 @@ from aider_guard.demo.sample import make_sample
 
 SECRET = "the-content-of-a-file"
 OTHERS = [path for path in os.environ.get("AIDER_GUARD_TEST_AIDERS", "").split(":") if path]
-MESSAGES = ("What is it?", "/add till/prices.py", "Is it right?", "And the other one?")
+MESSAGES = (
+    *("What is it?", "/add till/prices.py", "Is it right?", "/ask And the other one?"),
+    "Shall it be so?",
+)
 
 
 def expected(bodies: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -47,11 +50,18 @@ def test_what_is_read_ahead_is_what_is_sent(
         program = str(rig.aider_command) if aider == "rig" else aider
         with Guarded(program, arguments, options=options, env=env, cwd=repo) as person:
             person.wait_for_prompt()
-            for read, line in enumerate(MESSAGES, 1):
+            read = 0
+            for line in MESSAGES:
+                read += 1
                 person.wait_for_event("prompt_read_ahead", read)
+                question = line.removeprefix("/ask ")
+                if question != line:  # read for that mode once it is known
+                    person.type(b"/ask ")
+                    read += 1
+                    person.wait_for_event("prompt_read_ahead", read)
                 before = list(ollama.chats)
-                person.ask(line)
-                if model.startswith("ollama_chat") and not line.startswith("/"):
+                person.ask(question)
+                if model.startswith("ollama_chat") and not question.startswith("/"):
                     sent = next(one for one in ollama.chats[len(before) :] if one.get("stream"))
                     head = expected(before)
                     assert head == [
@@ -64,6 +74,6 @@ def test_what_is_read_ahead_is_what_is_sent(
             kept = [path.read_bytes() for path in written]
             person.type(b"/exit\r")
             assert person.end() == 0
-    assert [(line["matched_percent"], line["parted_in"]) for line in compared] == [(100, "")] * 3
+    assert [(line["matched_percent"], line["parted_in"]) for line in compared] == [(100, "")] * 4
     assert SECRET in str(ollama.chats)
     assert not [content for content in kept if SECRET.encode() in content]

@@ -62,6 +62,7 @@ class Model:
     """The main model."""
 
     name = "ollama_chat/small"
+    edit_format = "diff"
     reminder = "user"
     extra_params: dict[str, Any] | None = None
 
@@ -76,6 +77,9 @@ class RepoMap:
 
     refresh: str = "auto"
     map_processing_time: float = 3.0
+    map_cache: dict[str, str] = field(default_factory=dict)
+    last_map: str | None = None
+    repo_content_prefix: str = ""
     tree_context_cache: dict[str, Any] = field(default_factory=dict)
     io: Any = None
 
@@ -104,6 +108,8 @@ class Coder:
     """As much of Aider's as is used."""
 
     get_input: Callable[..., Any]
+    edit_format: str | None = None
+    gpt_prompts = SimpleNamespace(instructions="Act", repo_content_prefix="Here is ")
 
     def __init__(self, names: list[str]) -> None:
         self.io, self.main_model = InputOutput(), Model()
@@ -141,12 +147,30 @@ class Coder:
         texts = [self.io.read_text(name) for name in list(self.abs_fnames)]
         self.abs_fnames.clear()
         return Chunks(
-            system=[message("system", "Act")],
-            repo=[message("user", "the map")],
+            system=[message("system", self.gpt_prompts.instructions)],
+            repo=[
+                message(
+                    "user",
+                    self.repo_map.repo_content_prefix + (self.repo_map.last_map or "the map"),
+                )
+            ],
             done=list(self.done_messages),
             chat_files=[message("user", text) for text in texts],
             cur=list(self.cur_messages),
         )
+
+
+class AskCoder(Coder):
+    """Answers questions."""
+
+    edit_format = "ask"
+    gpt_prompts = SimpleNamespace(instructions="Answer", repo_content_prefix="I work on ")
+
+
+class DiffCoder(Coder):
+    """Edits."""
+
+    edit_format = "diff"
 
 
 @dataclass
@@ -218,7 +242,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     monkeypatch.setattr(next_prompt, "_LOOK_SECONDS", 0.01)
     modules: dict[str, dict[str, Any]] = {
         "aider": {},
-        "aider.coders": {},
+        "aider.coders": {"__all__": [Coder, AskCoder, DiffCoder]},
         "aider.coders.base_coder": {"Coder": Coder},
         "aider.repomap": {"Spinner": Spinner, "tqdm": bar},
         "prompt_toolkit": {"PromptSession": PromptSession},
@@ -277,6 +301,51 @@ def test_a_file_that_is_written_while_the_prompt_is_open_is_told(desk: Desk) -> 
     assert [texts[2:] for texts in seen] == [["one"], ["and more"], [""]]
 
 
+@pytest.mark.parametrize("line", ["/ask Why?", "/ask", "/ask\tWhy?"])
+def test_a_question_in_another_mode_is_told_while_it_is_typed(desk: Desk, line: str) -> None:
+    """As Aider will make it: with that mode's instructions, a map made anew, and no summary; then as before."""
+    coder, seen = desk.coder, list[Any]()
+    coder.repo_map.last_map = "the map of the last message"
+    coder.done_messages = coder.summarizing_messages = [message("user", "a long talk")]
+    coder.summarizer_thread = threading.Thread(target=lambda: None)
+    coder.summarizer_thread.start()
+    coder.summarizer_thread.join()
+    coder.summarized_done_messages = [message("user", "in short")]
+    own = ["Act", "the map of the last message", "in short", "one"]
+
+    def work() -> None:
+        for typed in ("/as", line, "", "What is it?", "/code Do it"):
+            coder.io.prompt_session.default_buffer = SimpleNamespace(text=typed)
+            if typed not in ("/as", "What is it?"):
+                seen.append(desk.contents())
+
+    desk.prompt(lambda: (seen.append(desk.contents()), work()))
+    assert seen == [
+        own,
+        ["Answer", "I work on the map", "a long talk", "one"],
+        own,
+        ["Act", "Here is the map", "a long talk", "one"],
+    ]
+    assert type(coder) is Coder
+    assert coder.repo_map.last_map == "the map of the last message"
+    assert coder.done_messages == [message("user", "a long talk")]
+
+
+def test_a_question_in_a_mode_that_this_aider_has_not(desk: Desk) -> None:
+    """It is told by the error's kind, and the next line as ever."""
+    seen: list[Any] = []
+
+    def work() -> None:
+        seen.append(desk.contents()[0])
+        desk.coder.io.prompt_session.default_buffer = SimpleNamespace(text="/architect Plan it")
+        seen.append(desk.told())
+        desk.coder.io.prompt_session.default_buffer.text = ""
+        seen.append(desk.contents()[0])
+
+    desk.prompt(work)
+    assert seen == ["Act", {"unknown": "it could not be made (StopIteration)"}, "Act"]
+
+
 def test_a_running_summary_is_not_waited_for(desk: Desk) -> None:
     """Up to the map the next prompt is known; the rest when the summary came, as Aider will take it over."""
     over = threading.Event()
@@ -297,7 +366,8 @@ def test_a_running_summary_is_not_waited_for(desk: Desk) -> None:
     assert coder.done_messages == [message("user", "a long talk")]
 
 
-def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk) -> None:
+@pytest.mark.parametrize("line", ["What is it?", "/ask What is it?"])
+def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk, line: str) -> None:
     """The message's own prompt needs the map, and would make it a second time beside the first."""
     desk.coder.map_waits = waits = threading.Event()
     assert desk.prompt(lambda: None, "/drop") == "/drop"
@@ -313,7 +383,7 @@ def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk) -> None:
         assert desk.coder.map_begun.wait(PATIENCE_SECONDS)
         timer.start()
 
-    desk.prompt(read_the_screen, "What is it?")
+    desk.prompt(read_the_screen, line)
     assert done
     timer.join()
 

@@ -7,6 +7,9 @@ leaves a running summary alone, which ``format_chat_chunks`` of the coder itself
 
 Each prompt is one line of JSON on a pipe, between newlines: a line that an ended Aider left half written is then a line
 of its own, which the reader drops.
+
+A line that begins with ``/ask``, ``/code`` or ``/architect`` asks its question in that mode (commands.py,
+``_generic_chat_command``), whose instructions are others: the prompt is told for that mode while the line is typed.
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ import copy
 import importlib
 import json
 import os
+import re
 import select
 import sys
 import threading
 from typing import Any
 
 _COMMANDS = ("/", "!")
+_IN_A_MODE = re.compile(r"/(ask|code|architect)(?:\s|$)")
 _PRINTS = ("tool_output", "tool_warning", "tool_error", "assistant_output", "print", "ai_output")
 _LOOK_SECONDS = 1.0
-"""How often files of the chat are looked at while the prompt is open."""
+"""How often files of the chat and the line are looked at while the prompt is open."""
 _SEND_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 
@@ -111,6 +116,7 @@ class _Teller:
         A message needs the map that is just being made, and would make it a second time: it waits. A command does not.
         """
         is_message = isinstance(line, str) and line.strip() and not line.startswith(_COMMANDS)
+        is_message = is_message or bool(isinstance(line, str) and _IN_A_MODE.match(line))
         with self._changed:
             self._expected = self._coder = None
             self._prompt_number += 1
@@ -156,8 +162,9 @@ class _Teller:
                     continue
                 number = self._prompt_number
                 self._is_making = True
-            before, seen = seen, _files_now(coder)
-            message = self._make(coder) if is_new or before != seen else None
+            mode = _mode_being_typed(coder)
+            before, seen = seen, [mode, *_files_now(coder)]
+            message = self._make(coder, mode) if is_new or before != seen else None
             with self._changed:
                 self._is_making = False
                 self._changed.notify_all()
@@ -166,12 +173,16 @@ class _Teller:
                 told = message
                 _send(self._fd, message, lambda: self._prompt_number == number)  # noqa: B023  # called here only
 
-    def _make(self, coder: Any) -> dict[str, Any]:
+    def _make(self, coder: Any, mode: str) -> dict[str, Any]:
         try:
             snapshot = self._snapshot(coder)
+            if mode:
+                _change_mode(snapshot, coder, mode)
             chunks = snapshot.format_chat_chunks()
             chunks.reminder = []
-            if _is_summarising(coder):  # what follows the map is not known before it ends
+            if not mode and _is_summarising(
+                coder
+            ):  # what follows the map is not known before it ends
                 chunks.done = chunks.chat_files = chunks.cur = []
             messages = _as_sent(coder.main_model, chunks.all_messages())
             model = coder.main_model.name
@@ -215,6 +226,39 @@ class _Teller:
             )
             self._repo = (theirs, own)
         return own
+
+
+def _mode_being_typed(coder: Any) -> str:
+    """Return the edit format for which the line at the prompt asks, "" where it asks for none."""
+    buffer = getattr(coder.io.prompt_session, "default_buffer", None)
+    found = _IN_A_MODE.match(getattr(buffer, "text", ""))
+    if found is None:
+        return ""
+    return str(coder.main_model.edit_format) if found[1] == "code" else found[1]
+
+
+def _change_mode(snapshot: Any, coder: Any, mode: str) -> None:
+    """Make a snapshot the coder that Aider makes for one question (``Coder.create`` with ``from_coder``).
+
+    It has the mode's class, sets built anew, a map of its own, and the history without a summary that is being made.
+    """
+    coders = importlib.import_module("aider.coders").__all__
+    snapshot.__class__ = next(one for one in coders if one.edit_format == mode)
+    snapshot.done_messages = list(coder.done_messages)
+    # Built one by one, as by ``Coder.__init__``: names that collide stand in the order in which they came.
+    snapshot.abs_fnames = _built_anew(snapshot.abs_fnames)
+    snapshot.abs_read_only_fnames = _built_anew(snapshot.abs_read_only_fnames)
+    if snapshot.repo_map is not None:
+        made = snapshot.repo_map
+        made.map_cache, made.last_map, made.map_processing_time = {}, None, 0
+        made.repo_content_prefix = snapshot.gpt_prompts.repo_content_prefix
+
+
+def _built_anew(names: list[str]) -> list[str]:
+    built: set[str] = set()
+    for name in names:
+        built.add(name)
+    return list(built)
 
 
 class _NoSpinner:
