@@ -31,7 +31,7 @@ from aider_guard.demo.sample import make_sample
 MODEL = "scripted"
 TURNS_OF_A_SESSION = 30
 PAUSE_SECONDS = 4.0
-"""How long a user reads and types, at least: the fake model needs no time to read, but Aider needs some to make the prompt."""
+"""How long a user reads and types, at least: the fake model needs no time, but Aider needs some to make the prompt."""
 FILES = ("till/prices.py", "till/__init__.py", "tests/test_prices.py")
 _WORDS = ("price", "basket", "total", "cent", "rounding", "quantity", "test", "file", "name")
 _STEPS = {

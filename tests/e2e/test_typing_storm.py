@@ -30,7 +30,7 @@ MODEL = FakeModel("small:latest", size_bytes=300 * 1024**2, vram_bytes=0, traine
 FILE = "till/prices.py"
 SESSIONS, TURNS = 4, 25
 """Sessions in each of the two tests, and turns in each."""
-AT_A_TIME = 3
+AT_A_TIME = 5
 MAX_TURNS = 3
 OPTIONS = ("--probe", "always", "--max-turns", str(MAX_TURNS))
 

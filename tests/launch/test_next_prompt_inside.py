@@ -314,12 +314,13 @@ def test_a_question_in_another_mode_is_told_while_it_is_typed(desk: Desk, line: 
     own = ["Act", "the map of the last message", "in short", "one"]
 
     def work() -> None:
+        seen.append(desk.contents())
         for typed in ("/as", line, "", "What is it?", "/code Do it"):
             coder.io.prompt_session.default_buffer = SimpleNamespace(text=typed)
             if typed not in ("/as", "What is it?"):
                 seen.append(desk.contents())
 
-    desk.prompt(lambda: (seen.append(desk.contents()), work()))
+    desk.prompt(work)
     assert seen == [
         own,
         ["Answer", "I work on the map", "a long talk", "one"],
