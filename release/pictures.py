@@ -20,6 +20,7 @@ from aider_guard.demo.model import TEMPLATE
 from aider_guard.demo.ollama_server import private_ollama
 from aider_guard.demo.rig import ensure_rig
 from aider_guard.demo.sample import BUGGY_FILE, LARGE_FILE, make_sample
+from release import badges
 from release.terminal_picture import picture
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
@@ -110,7 +111,8 @@ def shell(folder: Path, environment: Mapping[str, str], rows: int) -> Onlooker:
 
 
 def main() -> None:
-    """Write both pictures."""
+    """Write the pictures, and the badges."""
+    badges.main()
     rig = ensure_rig()
     with tempfile.TemporaryDirectory(prefix="aider-guard-pictures-") as name:
         folder = Path(name)
