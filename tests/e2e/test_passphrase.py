@@ -60,6 +60,17 @@ def git(desk: Desk, *words: str) -> str:
     ).stdout
 
 
+def enter_passphrase(person: Guarded) -> None:
+    """Type it at pinentry's dialog, which shows a star for each letter.
+
+    Ctrl-U first: on a busy machine the terminal's answer to Aider's prompt may have come to the dialog.
+    """
+    person.wait_for("Passphrase:")
+    person.type(b"\x15" + PASSPHRASE.encode())
+    person.wait_for(rf"Passphrase: \*{{{len(PASSPHRASE)}}}(?!\*)")
+    person.type(b"\r")
+
+
 def test_a_signed_commit(desk: Desk, keys: Path) -> None:
     """The passphrase reaches gpg whole, no letter of it is shown or sent, and the commit is signed."""
     git(desk, "config", "commit.gpgsign", "true")
@@ -68,8 +79,7 @@ def test_a_signed_commit(desk: Desk, keys: Path) -> None:
         person.wait_for_prompt()
         (desk.repo / FILE).write_text("x = 1\n")
         person.say("/commit signed")
-        person.wait_for("Passphrase:")
-        person.type(PASSPHRASE.encode() + b"\r")
+        enter_passphrase(person)
         person.wait_for_prompt(2)
         person.type(b"/exit\r")
         assert person.end() == 0
