@@ -5,8 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
 
-# One worker a processor and one more, as each waits now and then, up to five; the durations show what became slow.
-WORKERS := $(shell expr `getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2` + 1)
+# Two workers more than processors, as each waits four tenths of its time, up to five; the durations show what is slow.
+WORKERS := $(shell expr `getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2` + 2)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 5 --dist loadgroup --durations 20
 
 # A package index that is slow is waited for; a value of the user's own wins.
