@@ -115,8 +115,9 @@ class _Teller:
 
         A message needs the map that is just being made, and would make it a second time: it waits. A command does not.
         """
-        is_message = isinstance(line, str) and line.strip() and not line.startswith(_COMMANDS)
-        is_message = is_message or bool(isinstance(line, str) and _IN_A_MODE.match(line))
+        is_message = isinstance(line, str) and (
+            _IN_A_MODE.match(line) or (line.strip() and not line.startswith(_COMMANDS))
+        )
         with self._changed:
             self._expected = self._coder = None
             self._prompt_number += 1
@@ -230,11 +231,11 @@ class _Teller:
 
 def _mode_being_typed(coder: Any) -> str:
     """Return the edit format for which the line at the prompt asks, "" where it asks for none."""
-    buffer = getattr(coder.io.prompt_session, "default_buffer", None)
-    found = _IN_A_MODE.match(getattr(buffer, "text", ""))
+    session = getattr(coder.io, "prompt_session", None)
+    found = _IN_A_MODE.match(getattr(getattr(session, "default_buffer", None), "text", ""))
     if found is None:
         return ""
-    return str(coder.main_model.edit_format) if found[1] == "code" else found[1]
+    return str(getattr(coder.main_model, "edit_format", "")) if found[1] == "code" else found[1]
 
 
 def _change_mode(snapshot: Any, coder: Any, mode: str) -> None:
