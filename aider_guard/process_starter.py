@@ -283,8 +283,8 @@ class _Server:
         status, *others = fds
         pid = os.fork()
         if pid == 0:
+            self._tell(status, os.getpid())  # before anything that the helper says
             _become(request, others, self.askers_end)
-        self._tell(status, pid)
         self.running[pid] = status
         for fd in others:
             os.close(fd)
