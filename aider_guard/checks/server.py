@@ -76,7 +76,7 @@ def runtime_settings(facts: Facts) -> Iterator[Finding]:
     if isinstance(settings, Unavailable):
         what = "how Ollama runs models cannot be read"
         features = "(parallel requests, KV cache, flash attention)"
-        fix = "journalctl -u ollama | grep 'server config'"
+        fix = "look for 'server config' in its log: journalctl -u ollama, or where it was started"
         yield unknown("ollama-runtime", f"{what} {features}", settings.reason, fix)
         return
     source = "" if isinstance(process, Unavailable) else process.settings_from

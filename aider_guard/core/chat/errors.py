@@ -304,7 +304,7 @@ def _more(request: FailedRequest) -> str:
         return "its log says more: it is where the server was started"
     if not request.is_here:
         return f"its log on that machine ({request.address}) says more"
-    return "its log says more: journalctl -u ollama"
+    return "its log says more: journalctl -u ollama, or where it was started"
 
 
 def _runnable(failure: Failure, request: FailedRequest) -> str:

@@ -422,7 +422,7 @@ def test_an_answer_in_no_known_form_is_not_the_servers(
             Failure("refused", "no", 400),
             OLLAMA,
             "Ollama refused it: no",
-            "its log says more: journalctl -u ollama",
+            "its log says more: journalctl -u ollama, or where it was started",
         ),
         (
             Failure("refused", "no", 400),
