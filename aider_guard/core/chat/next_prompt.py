@@ -113,7 +113,10 @@ def _body(prompt: NextPrompt, last: ChatRequest | None, settings: DoorSettings) 
 
 
 def flattened(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return messages as litellm makes one prompt of them for ``ollama/`` models (``ollama_pt``, 1.65 to 1.81)."""
+    """Return messages as litellm makes one prompt of them for ``ollama/`` models (``ollama_pt``, 1.81).
+
+    That of 1.65.0, with Aider 0.80, leaves out the message behind each answer: its prompts part from these.
+    """
     blocks = (
         (role, "".join(message["content"] for message in group))
         for role, group in itertools.groupby(messages, lambda message: message["role"])
