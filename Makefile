@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo    a private Aider, Ollama and small model, and a guarded session on them"
 	@echo "make test    lint, types, every test; installs the same private programs"
-	@echo "make lint | types | unit | e2e    parts of it (unit: all that needs no model)"
+	@echo "make lint | types | unit | e2e    parts of it (unit: what needs no model and no minute)"
 	@echo "make bench   what the guard costs, next to a plain terminal"
 	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
 	@echo "make docs    the site of docs/, in build/site; a dead link fails it"
@@ -71,7 +71,7 @@ types: $(DEV)
 	$(BIN)/mypy
 
 unit: $(DEV)
-	$(PYTEST) -m "not e2e"
+	$(PYTEST) -m "not e2e and not slow"
 
 e2e: $(DEV) rig
 	$(PYTEST) -m e2e
