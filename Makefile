@@ -5,7 +5,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.dev
 
-# Two workers more than processors, as each waits four tenths of its time, up to five; the durations show what is slow.
+# Two workers more than processors, up to five: with one more, an eighth of two processors was idle. The durations show
+# what is slow.
 WORKERS := $(shell expr `getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2` + 2)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 5 --dist loadgroup --durations 20
 
@@ -20,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo    a private Aider, Ollama and small model, and a guarded session on them"
 	@echo "make test    lint, types, every test; installs the same private programs"
-	@echo "make lint | types | unit | e2e    parts of it (unit: what needs no model and no minute)"
+	@echo "make lint | types | unit | e2e    parts of it (unit: without models, and without the slowest)"
 	@echo "make bench   what the guard costs, next to a plain terminal"
 	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
 	@echo "make docs    the site of docs/, in build/site; a dead link fails it"
@@ -95,7 +96,7 @@ pictures: $(DEV) rig
 	PYTHONPATH=tests $(BIN)/python -m release.pictures
 
 renew: $(DEV)
-	RENEW=1 $(BIN)/python -m pytest -q -k "manual_page or screen or page" tests/test_release.py tests/view
+	RENEW=1 $(BIN)/python -m pytest -q -k "screen or page" tests/test_release.py tests/view
 
 clean:
 	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

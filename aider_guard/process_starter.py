@@ -283,8 +283,7 @@ class _Server:
         status, *others = fds
         pid = os.fork()
         if pid == 0:
-            self._tell(status, os.getpid())  # before anything that the helper says
-            _become(request, others, self.askers_end)
+            _become(request, status, others, self.askers_end)
         self.running[pid] = status
         for fd in others:
             os.close(fd)
@@ -296,13 +295,13 @@ class _Server:
                 if pid == 0:
                     return
                 asker = self.running.pop(pid)
-                self._tell(asker, os.waitstatus_to_exitcode(status))
+                _tell(asker, os.waitstatus_to_exitcode(status))
                 os.close(asker)
 
-    @staticmethod
-    def _tell(asker: int, number: int) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it does not wait for that any more
-            os.write(asker, b"%d\n" % number)
+
+def _tell(asker: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it does not wait for that any more
+        os.write(asker, b"%d\n" % number)
 
 
 def _main(request: Mapping[str, Any]) -> str:
@@ -312,11 +311,14 @@ def _main(request: Mapping[str, Any]) -> str:
     return f"{name}.__main__" if is_package else name
 
 
-def _become(request: Mapping[str, Any], fds: Sequence[int], askers_end: socket.socket) -> NoReturn:
+def _become(
+    request: Mapping[str, Any], asker: int, fds: Sequence[int], askers_end: socket.socket
+) -> NoReturn:
     """Run in the fork: become the helper. Never returns."""
     global _requests  # noqa: PLW0603
     status = 70
     try:
+        _tell(asker, os.getpid())  # before anything that the helper says
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if request["own_session"]:

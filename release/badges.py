@@ -22,25 +22,26 @@ _PYTHON = "Programming Language :: Python :: "
 _SYSTEMS = {"Operating System :: POSIX :: Linux": "Linux", "Operating System :: MacOS": "macOS"}
 
 
-def facts(project: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each badge, from the table ``project`` of pyproject.toml."""
+def facts(pyproject: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the value of each badge, from what stands in pyproject.toml."""
+    project = pyproject["project"]
     kinds = project["classifiers"]
     versions = [kind.removeprefix(_PYTHON) for kind in kinds if kind.startswith(_PYTHON)]
     yield "Python", f"{versions[0]} to {versions[-1]}"
     yield "systems", ", ".join(name for kind, name in _SYSTEMS.items() if kind in kinds)
     yield "license", project["license"]
-    if "Typing :: Typed" in kinds:
+    if pyproject["tool"]["mypy"]["strict"]:
         yield "types", "mypy --strict"
 
 
-def badges(project: Mapping[str, Any]) -> str:
+def badges(pyproject: Mapping[str, Any]) -> str:
     """Return the text of an SVG file with the badges side by side."""
     drawn, at = "", 0
-    for name, value in facts(project):
+    for name, value in facts(pyproject):
         left, right = (round(len(text) * LETTER_WIDTH) + 2 * PADDING for text in (name, value))
         drawn += _box(at, left, name, "#4b5563") + _box(at + left, right, value, "#1f6f43")
         at += left + right + GAP
-    title = ", ".join(f"{name} {value}" for name, value in facts(project))
+    title = ", ".join(f"{name} {value}" for name, value in facts(pyproject))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{at - GAP}" height="{HEIGHT}" role="img"'
         f' font-family="{FONTS}" font-size="11" fill="#ffffff">\n'
@@ -55,15 +56,14 @@ def _box(at: int, width: int, text: str, colour: str) -> str:
     )
 
 
-def project_facts(root: Path = ROOT) -> dict[str, Any]:
-    """Return the table ``project`` of pyproject.toml."""
-    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return dict(table)
+def read_pyproject() -> dict[str, Any]:
+    """Return what stands in pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def main() -> None:
     """Write the picture."""
-    BADGES.write_text(badges(project_facts()), encoding="utf-8")
+    BADGES.write_text(badges(read_pyproject()), encoding="utf-8")
 
 
 if __name__ == "__main__":

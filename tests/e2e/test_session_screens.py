@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import pytest
 from e2e.desk import COUNTABLE
 from e2e.test_resume import Resuming, leave, said
 from fakes.ollama_chat import Talking
@@ -16,8 +15,6 @@ from fakes.ollama_server import FakeOllama
 from golden import assert_is_screen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from e2e.desk import Desk
 
 SIZES = ((60, 15), (80, 24), (200, 50))
@@ -28,13 +25,6 @@ DIFFERS = (
     (r"process \d+", "process 812"),
 )
 """What is another in each run, and what is kept for it; none changes where a line ends."""
-
-
-@pytest.fixture
-def server() -> Iterator[FakeOllama]:
-    """An Ollama that answers with one sentence."""
-    with FakeOllama(models=(COUNTABLE,), talking=Talking(says="It is well.")) as ollama:
-        yield ollama
 
 
 def kept(text: str) -> str:
@@ -50,22 +40,29 @@ def as_always(text: str) -> str:
     return text
 
 
-def test_the_screens_are_those_that_were_read(desk: Desk, server: FakeOllama) -> None:
+def test_the_screens_are_those_that_were_read(desk: Desk) -> None:
     """A session of two files that was left, opened again in each size and restarted there."""
     file = desk.file("lib/two words.py", 3)
-    with desk.session(server.url, "README.md") as person:
-        person.wait_for_prompt()
-        person.ask(f'/add "{file}"')
-        person.ask("How is the till?")
-        leave(person)
-    for columns, rows in SIZES:
-        with Resuming(desk, server.url, size=(rows, columns)) as person:
+    with FakeOllama(models=(COUNTABLE,), talking=Talking(says="It is well.")) as server:
+        with desk.session(server.url, "README.md") as person:
             person.wait_for_prompt()
-            person.wait_for(r"^ask>$")
-            assert_is_screen(f"resume-{columns}x{rows}", kept(person.text()))
-            printed = said(desk, "restart")
-            person.wait_for_prompt(2)
-            person.wait_for(r"^ask>$")
-            shown = kept(person.text())
-            assert_is_screen(f"restart-{columns}x{rows}", f"{as_always(printed)}\n{shown}")
+            person.ask(f'/add "{file}"')
+            person.ask("How is the till?")
             leave(person)
+        for size in SIZES:
+            resume_and_restart(desk, server.url, size)
+
+
+def resume_and_restart(desk: Desk, ollama: str, size: tuple[int, int]) -> None:
+    """Open the session again in a terminal of this size, and restart it from another one."""
+    columns, rows = size
+    with Resuming(desk, ollama, size=(rows, columns)) as person:
+        person.wait_for_prompt()
+        person.wait_for(r"^ask>$")
+        assert_is_screen(f"resume-{columns}x{rows}", kept(person.text()))
+        printed = said(desk, "restart")
+        person.wait_for_prompt(2)
+        person.wait_for(r"^ask>$")
+        shown = kept(person.text())
+        assert_is_screen(f"restart-{columns}x{rows}", f"{as_always(printed)}\n{shown}")
+        leave(person)

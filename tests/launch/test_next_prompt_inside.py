@@ -389,6 +389,24 @@ def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk, line: st
     timer.join()
 
 
+@pytest.mark.parametrize(
+    ("line", "is_message"),
+    [
+        ("What is it?", True),
+        ("/ask Why?", True),
+        ("/ask", False),
+        ("/ask ", False),
+        ("/asking Why?", False),
+        ("/drop", False),
+        ("!ls", False),
+        (" ", False),
+    ],
+)
+def test_what_aider_sends_something_for(line: str, is_message: bool) -> None:
+    """A mode without a question is a command, which waits for no map."""
+    assert next_prompt._is_message(line) == is_message
+
+
 def test_the_thread_has_ended_before_python_ends(desk: Desk) -> None:
     """One that is in a library of C++ then would end the process by a signal (SIGABRT); a map is waited for."""
     desk.coder.map_waits = waits = threading.Event()

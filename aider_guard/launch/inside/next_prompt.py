@@ -113,11 +113,10 @@ class _Teller:
     def leave(self, line: Any) -> None:
         """End: the prompt was answered with *line*, or left.
 
-        A message needs the map that is just being made, and would make it a second time: it waits. A command does not.
+        A message needs the map that is just being made, and would make it a second time: it waits, and so does a
+        question in another mode. Other commands do not.
         """
-        is_message = isinstance(line, str) and (
-            _IN_A_MODE.match(line) or (line.strip() and not line.startswith(_COMMANDS))
-        )
+        is_message = isinstance(line, str) and _is_message(line)
         with self._changed:
             self._expected = self._coder = None
             self._prompt_number += 1
@@ -181,9 +180,8 @@ class _Teller:
                 _change_mode(snapshot, coder, mode)
             chunks = snapshot.format_chat_chunks()
             chunks.reminder = []
-            if not mode and _is_summarising(
-                coder
-            ):  # what follows the map is not known before it ends
+            # What follows the map is not known before a summary ends; a question in another mode takes none over.
+            if not mode and _is_summarising(coder):
                 chunks.done = chunks.chat_files = chunks.cur = []
             messages = _as_sent(coder.main_model, chunks.all_messages())
             model = coder.main_model.name
@@ -229,6 +227,13 @@ class _Teller:
         return own
 
 
+def _is_message(line: str) -> bool:
+    """Whether Aider sends something for this line: a message, or a question in another mode."""
+    if _IN_A_MODE.match(line):
+        return len(line.split()) > 1
+    return bool(line.strip()) and not line.startswith(_COMMANDS)
+
+
 def _mode_being_typed(coder: Any) -> str:
     """Return the edit format for which the line at the prompt asks, "" where it asks for none."""
     session = getattr(coder.io, "prompt_session", None)
@@ -246,20 +251,13 @@ def _change_mode(snapshot: Any, coder: Any, mode: str) -> None:
     coders = importlib.import_module("aider.coders").__all__
     snapshot.__class__ = next(one for one in coders if one.edit_format == mode)
     snapshot.done_messages = list(coder.done_messages)
-    # Built one by one, as by ``Coder.__init__``: names that collide stand in the order in which they came.
-    snapshot.abs_fnames = _built_anew(snapshot.abs_fnames)
-    snapshot.abs_read_only_fnames = _built_anew(snapshot.abs_read_only_fnames)
+    # ``Coder.__init__`` builds its sets from these lists: names that collide stand in the order in which they came.
+    snapshot.abs_fnames = list(set(snapshot.abs_fnames))
+    snapshot.abs_read_only_fnames = list(set(snapshot.abs_read_only_fnames))
     if snapshot.repo_map is not None:
         made = snapshot.repo_map
         made.map_cache, made.last_map, made.map_processing_time = {}, None, 0
         made.repo_content_prefix = snapshot.gpt_prompts.repo_content_prefix
-
-
-def _built_anew(names: list[str]) -> list[str]:
-    built: set[str] = set()
-    for name in names:
-        built.add(name)
-    return list(built)
 
 
 class _NoSpinner:
