@@ -41,6 +41,7 @@ TRAINED_TOKENS = 32768
 FILES = ("till/fruit.py", "till/bread.py", "till/drinks.py")
 LINES_A_FILE = 75
 SHALLOW = "shallow"
+WHOLE, DIFF = "whole", "diff"
 _ROW = "{:44}{:>12}{:>12}{:>12}{:>12}   {}"
 
 
@@ -58,9 +59,10 @@ class ScriptedRelay(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, upstream: str, edits: Path) -> None:
+    def __init__(self, upstream: str, edits: Path, edit_format: str) -> None:
         self.upstream = upstream.removeprefix("http://")
         self.repo = edits
+        self.edit_format = edit_format
         self.readings: list[Reading] = []
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -70,13 +72,19 @@ class ScriptedRelay(ThreadingHTTPServer):
 
     def answer(self, body: Mapping[str, Any]) -> str:
         """What the script says to a request."""
-        if "commit messages" in body["messages"][0]["content"]:
+        asked = body["messages"][0]["content"]
+        if "commit messages" in asked:
             return "refactor: mark a line"
+        if asked.startswith("*Briefly* summarize"):
+            return "I asked you for prices, and to mark files, and you did both."
         line = body["messages"][-1]["content"].split("\n", 1)[0]
         if not line.startswith("Mark "):
             return "It adds the price of each thing, in cents, and that is all of it."
         name = line.split()[1]
-        old = (self.repo / name).read_text().splitlines()[0]
+        whole = (self.repo / name).read_text()
+        old, rest = whole.split("\n", 1)
+        if self.edit_format == WHOLE:
+            return f"I mark it.\n\n{name}\n```\n{old}#\n{rest}```\n"
         block = f"<<<<<<< SEARCH\n{old}\n=======\n{old}#\n>>>>>>> REPLACE"
         return f"I mark it.\n\n{name}\n```python\n{block}\n```\n"
 
@@ -155,6 +163,7 @@ class ReadingBench:
     ollama_url: str
     folder: Path
     model: str
+    edit_format: str
     turns: int
     pause_seconds: float
 
@@ -162,7 +171,8 @@ class ReadingBench:
     def arguments(self) -> list[str]:
         """Aider's."""
         return [
-            *("--model", f"ollama_chat/{self.model}", "--edit-format", "diff", "--no-gitignore"),
+            *("--model", f"ollama_chat/{self.model}", "--no-gitignore"),
+            *("--edit-format", self.edit_format),
             *("--no-show-model-warnings", "--map-tokens", "512", *FILES),
         ]
 
@@ -242,7 +252,7 @@ class ReadingBench:
         repo = sample(folder / "till")
         (folder / "home").mkdir()
         self._unload()
-        with ScriptedRelay(self.ollama_url, repo) as relay:
+        with ScriptedRelay(self.ollama_url, repo, self.edit_format) as relay:
             threading.Thread(target=relay.serve_forever, daemon=True).start()
             env = {
                 "PATH": os.environ["PATH"],
@@ -276,26 +286,34 @@ def sample(folder: Path) -> Path:
 
 
 def add_models(models: Path, rig: Rig, layers: int) -> None:
-    """Make the small model with fewer layers, trained for as much as today's; and gemma3-270m, of sliding attention."""
+    """Make the small model, trained for as much as today's, and gemma3-270m, of sliding attention, with fewer layers."""
     store = ModelStore(models)
     small = store.find(SMALL)
     assert small is not None
     content = rewritten(small.file, layers=layers, trained_tokens=TRAINED_TOKENS)
     body = {"template": small.template, "parameters": PARAMETERS}
     store.create(SHALLOW, {"files": {"model.gguf": store.add_blob(content)}, **body})
-    add_gemma(models, rig)
+    add_gemma(models, rig, layers)
 
 
 @contextlib.contextmanager
-def place(rig: Rig, model: str, turns: int, pause: float, layers: int) -> Iterator[ReadingBench]:
+def place(rig: Rig, options: argparse.Namespace) -> Iterator[ReadingBench]:
     """A stand-in of its own with the models."""
     with tempfile.TemporaryDirectory(prefix="aider-guard-waiting-") as name:
         folder = Path(name)
         (folder / "server").mkdir()
         with standin_ollama(
-            rig, folder / "server", add_models=lambda models: add_models(models, rig, layers)
+            rig, folder / "server", add_models=lambda models: add_models(models, rig, options.layers)
         ) as server:
-            yield ReadingBench(rig, server.url, folder, model, turns, pause)
+            yield ReadingBench(
+                rig,
+                server.url,
+                folder,
+                options.model,
+                options.edit_format,
+                options.turns,
+                options.pause_seconds,
+            )
 
 
 def rows(ways: Sequence[Way]) -> Iterator[str]:
@@ -326,11 +344,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8, help="messages in each session")
     parser.add_argument("--pause-seconds", type=float, default=20, help="between turns")
     parser.add_argument("--model", choices=(SHALLOW, GEMMA), default=SHALLOW)
-    parser.add_argument("--layers", type=int, default=6, help="of the shallow model")
+    parser.add_argument("--layers", type=int, default=6, help="of the model, where it has more")
+    parser.add_argument(
+        "--edit-format", choices=(WHOLE, DIFF), default=WHOLE, help="Aider's; whole is its own choice"
+    )
     options = parser.parse_args()
-    rig = rig_in(cache_folder())
-    turns, pause = options.turns, options.pause_seconds
-    with place(rig, options.model, turns, pause, options.layers) as bench:
+    with place(rig_in(cache_folder()), options) as bench:
         for row in rows(measure(bench)):
             print(row, flush=True)
 

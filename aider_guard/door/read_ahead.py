@@ -20,6 +20,7 @@ from aider_guard.core.chat.next_prompt import (
     compare_with_head,
     is_compared,
     known_characters,
+    matched_characters,
     next_head,
     sent_prompt,
 )
@@ -252,6 +253,15 @@ class ReadAhead:
         """Expect nothing more until told, where this is the request of the user's message."""
         if is_compared(request):
             self._came, self._expected = self._expected, None
+
+    def known_tokens(self, request: ChatRequest, upstream: Upstream) -> int:
+        """Return with how many tokens that were read ahead for it a running request begins, 0 where none were."""
+        came, settings = self._came, self.settings
+        if came is None or came.head is None or came.evaluation is None or settings is None:
+            return 0
+        read = came.evaluation.done
+        matched = matched_characters(came.head, sent_prompt(request, settings, upstream))
+        return came.tokens * min(matched, read) // max(1, read)
 
     def on_request_end(self, request: ChatRequest, upstream: Upstream) -> None:
         """Compare the request of the user's message with what was expected, remember its options and what is cached.

@@ -34,7 +34,7 @@ from aider_guard.core.chat.request import ChatRequest
 from aider_guard.core.chat.rereading import ReadEvidence, why_read
 from aider_guard.core.chat.response import Usage
 from aider_guard.core.chat.size import parts
-from aider_guard.core.chat.types import CONVERSATION, Count, DoorSettings
+from aider_guard.core.chat.types import CONVERSATION, Count, DoorSettings, Upstream
 from aider_guard.core.events import Event
 from aider_guard.core.ollama_versions import era_of, tells_cached, tells_window
 from aider_guard.core.readings import Unavailable
@@ -81,6 +81,7 @@ class ReadingWatch:
         slots: Looks at the process of a model, by server and model.
         goes_back: Whether a model's cache can be cut back to a common beginning.
         even_tokens: Behind how many tokens a model's attention takes as long as its weights.
+        read_ahead: With how many tokens a request that was sent begins that were read ahead for it.
         clock: Monotonic seconds.
         sleep: Waits so many seconds.
     """
@@ -91,10 +92,12 @@ class ReadingWatch:
         goes_back: Callable[[str], bool] = lambda _model: True,
         even_tokens: Callable[[str], float | Unavailable] = lambda _model: NO_PACE,
         *,
+        read_ahead: Callable[[ChatRequest, Upstream], int] = lambda _request, _upstream: 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.slots, self.goes_back, self.even_tokens = slots, goes_back, even_tokens
+        self.read_ahead = read_ahead
         self.clock, self.sleep = clock, sleep
         self.prompts, self.paces = PromptMemory(), PaceStore()
         self.shows_progress = False
@@ -257,7 +260,10 @@ class PromptReading:
         self._cached_seen = slot.cached_tokens
 
     def _by_the_last(self, prompt_tokens: int) -> ReadingPosition | None:
-        """Return where it begins, by what the last prompt has in common; None where the model may be loading."""
+        """Return where it begins, by what the last prompt has in common with it, or what was read ahead for it.
+
+        None where the model may be loading.
+        """
         target, known = self._target, self._watch.prompts.last(self._place) is not None
         # A list without windows does not say that it is loaded; that it has answered does, as it is kept.
         is_loaded = isinstance(target.loaded_tokens, int) or (
@@ -265,7 +271,9 @@ class PromptReading:
         )
         if target.upstream.kind == "ollama" and not is_loaded:
             return None
-        return ReadingPosition(prompt_tokens, self._common_tokens(prompt_tokens))
+        ahead = self._watch.read_ahead(self._request, target.upstream)
+        known_tokens = max(self._common_tokens(prompt_tokens), ahead)
+        return ReadingPosition(prompt_tokens, min(known_tokens, prompt_tokens))
 
     def _common_tokens(self, prompt_tokens: int) -> int:
         last = self._watch.prompts.last(self._place)

@@ -159,6 +159,10 @@ class OllamaResidency:
                 model.options = {option.name: option.value for option in role.runner_options}
         self._catch_up()
 
+    def read_ahead_tokens(self, request: ChatRequest, upstream: Upstream) -> int:
+        """Return with how many tokens that were read ahead for it a running request begins, 0 where none were."""
+        return self._read_ahead.known_tokens(request, upstream)
+
     def loaded_window(self, model: str) -> int | Unavailable:
         """Return the window that Ollama has loaded for a model, as last read."""
         reading = self._loaded_models.newest

@@ -179,6 +179,7 @@ def _start_ollama(
         emit(event)
 
     start_thread("ollama", lambda: poll_ollama(client, report))
+    readings.read_ahead = residency.read_ahead_tokens
     if options.next_prompts_fd >= 0:
         start_thread("next prompts", lambda: read_next_prompts(options.next_prompts_fd, residency))
     others = OtherServerModels(answer_seconds=patience_seconds(OTHERS_SECONDS))

@@ -125,6 +125,23 @@ async def test_a_request_stops_it_and_a_commit_message_only_interrupts_it(
 
 
 @in_residency
+async def test_a_running_request_begins_with_what_was_read_ahead_for_it(
+    setup: ResidencySetup,
+) -> None:
+    """As far as the two are the same; nothing is known of a request that was not expected."""
+    await opened(setup)
+    setup.residency.expect(told())
+    read = await setup.wait_for(PromptReadAhead)
+    whole, half = setup.request(*HEAD, QUESTION), setup.request(SYSTEM, QUESTION)
+    assert setup.residency.read_ahead_tokens(whole, setup.upstream) == 0
+    await setup.residency.on_request_start(whole, setup.upstream)
+    assert setup.residency.read_ahead_tokens(whole, setup.upstream) == read.tokens
+    assert 0 < setup.residency.read_ahead_tokens(half, setup.upstream) < read.tokens
+    setup.residency.on_request_end(whole, setup.upstream, 0.0)
+    assert setup.residency.read_ahead_tokens(whole, setup.upstream) == 0
+
+
+@in_residency
 async def test_nothing_is_read_while_a_request_runs(setup: ResidencySetup) -> None:
     """It is read when the request is over, which was none of the user's."""
     await opened(setup)

@@ -187,6 +187,21 @@ def test_where_the_process_is_not_seen_earlier_prompts_tell(version: str) -> Non
     assert first.seconds_left == pytest.approx(19.0, rel=0.1)
 
 
+def test_what_was_read_ahead_is_known_where_the_process_is_not_seen() -> None:
+    """Without it an edit, behind which most of a prompt is new, had the user told of a reading that was done."""
+    setup = setup_of(2_000)
+    read(setup, [IDLE] * 3, chat(), answer(2_000, 20.0, 0))
+    setup.readings.read_ahead = lambda request, _upstream: len(request.messages) * 600
+    setup.counter.result = Count(4_000, exact=True)
+    unseen = [Unavailable("it is not seen")] * 3
+    read(setup, unseen, chat(files="y" * 9_000), answer(4_000, 10.0, 2_400))
+    first = events(setup, ReadingEstimated)[0]
+    assert (first.known_by, first.cached_tokens) == ("pace", 2_400)
+    setup.readings.read_ahead = lambda _request, _upstream: 9_000
+    read(setup, unseen, chat(files="z" * 9_000), answer(4_000, 1.0, 4_000))
+    assert len(events(setup, ReadingFinished)) == 1
+
+
 @pytest.mark.parametrize(("version", "told"), [("0.24.0", 0), ("0.9.3", 1)])
 def test_a_model_that_may_be_loading_is_not_judged_by_its_pace(version: str, told: int) -> None:
     """An older Ollama does not show whether it reads yet; before 0.10 it lists no window of any model."""
