@@ -3,6 +3,7 @@
 ``python -m bench.predicted --turns 300``. The script of each session is drawn from its seed: messages with and without
 an edit, files added and dropped, edits undone, made outside or by a command, other modes, summaries, with commits and
 without. Of each message the journal tells how much of the expected prompt the real one began with, and where they part.
+With ``--repository`` they work on a copy of one, whose map cannot hold all of it and follows the names in a message.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import os
 import random
 import re
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -33,6 +35,7 @@ TURNS_OF_A_SESSION = 30
 PAUSE_SECONDS = 4.0
 """How long a user reads and types, at least: the fake model needs no time, but Aider needs some to make the prompt."""
 FILES = ("till/prices.py", "till/__init__.py", "tests/test_prices.py")
+_LARGEST_BYTES = 4000
 _WORDS = ("price", "basket", "total", "cent", "rounding", "quantity", "test", "file", "name")
 _STEPS = {
     "ask": 30,
@@ -87,6 +90,8 @@ class Session:
     script: Script
     dice: random.Random
     pause_seconds: float
+    files: tuple[str, ...]
+    words: tuple[str, ...]
     in_chat: set[str] = field(default_factory=set)
     done: Counter[str] = field(default_factory=Counter)
 
@@ -103,13 +108,15 @@ class Session:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        """Type the first word after half of the pause, as a user does who then thinks of the rest."""
+        """Type the first word after half of the pause, and the others in the rest of it, as a user does who thinks."""
         ahead = len(self.person.journal("prompt_shown"))
-        first, blank, rest = line.partition(" ")
+        first, *others = re.findall(r"\S+\s*", line)
         self._pass(self.pause_seconds / 2)
-        self.person.type((first + blank).encode())
-        self._pass(self.pause_seconds / 2)
-        self.person.say(rest)
+        self.person.type(first.encode())
+        for word in others:
+            self._pass(self.pause_seconds / 2 / len(others))
+            self.person.type(word.encode())
+        self.person.say("")
         self.person.wait_for(lambda: len(self.person.journal("prompt_shown")) > ahead)
 
     def _pass(self, seconds: float) -> None:
@@ -117,11 +124,11 @@ class Session:
         self.person.wait_for(lambda: time.monotonic() > over)
 
     def _line(self, step: str) -> str:
-        words = " and the ".join(self.dice.sample(_WORDS, 2))
-        outside = sorted(set(FILES) - self.in_chat)
+        words = " and the ".join(self.dice.sample(self.words, 2))
+        outside = sorted(set(self.files) - self.in_chat)
         match step:
             case "ask":
-                return f"Is the {words} right?"
+                return f"Is the {words} right, as far as you can see it here?"
             case "edit" if self.in_chat:
                 self.script.edited = str(self.repo / self.dice.choice(sorted(self.in_chat)))
                 return f"Mark the {words}."
@@ -182,23 +189,37 @@ class Tally:
             yield f"  not told: {reason}: {count}"
 
 
-def measure(rig: Rig, turns: int, seed: int, *arguments: str) -> Tally:
+def measure(rig: Rig, options: argparse.Namespace) -> Tally:
     """Run sessions until so many messages were sent."""
     tally = Tally()
-    for number, before in enumerate(range(0, turns, TURNS_OF_A_SESSION)):
-        of_this = min(turns - before, TURNS_OF_A_SESSION)
-        dice = random.Random(seed + number)  # to repeat it
+    for number, before in enumerate(range(0, options.turns, TURNS_OF_A_SESSION)):
+        of_this = min(options.turns - before, TURNS_OF_A_SESSION)
+        dice = random.Random(options.seed + number)  # to repeat it
         with tempfile.TemporaryDirectory(prefix="aider-guard-predicted-") as name:
-            tally.add(run_session(rig, Path(name), of_this, dice, arguments))
+            tally.add(run_session(rig, Path(name), of_this, dice, options))
     return tally
 
 
+def _work_on(repository: str, folder: Path, dice: random.Random) -> tuple[tuple[str, ...], ...]:
+    """Make the sample in a folder, or a copy of a repository; return files for the chat, and words for messages."""
+    if not repository:
+        make_sample(folder)
+        return FILES, _WORDS
+    subprocess.run(["git", "clone", "--quiet", repository, str(folder)], check=True)
+    paths = sorted(folder.rglob("*.py"))
+    small = [path for path in paths if 0 < path.stat().st_size < _LARGEST_BYTES]
+    texts = (path.read_text(errors="replace") for path in paths)
+    names = {name for text in texts for name in re.findall(r"^ *def (\w+)", text, re.MULTILINE)}
+    files = tuple(str(path.relative_to(folder)) for path in dice.sample(small, 3))
+    return files, tuple(dice.sample(sorted(names), 20))
+
+
 def run_session(
-    rig: Rig, folder: Path, turns: int, dice: random.Random, arguments: tuple[str, ...]
+    rig: Rig, folder: Path, turns: int, dice: random.Random, options: argparse.Namespace
 ) -> Session:
     """Run one session; half of them make commits."""
-    script = Script()
-    repo = make_sample(folder / "till")
+    script, repo = Script(), folder / "till"
+    files, words = _work_on(options.repository, repo, dice)
     (folder / "home").mkdir()
     model = FakeModel(f"{MODEL}:latest", trained_tokens=32768)
     talking = Talking(says=script.answer)
@@ -214,13 +235,15 @@ def run_session(
         commits = () if dice.random() < 0.5 else ("--no-auto-commits",)
         given = (
             *("--model", f"ollama_chat/{MODEL}", "--edit-format", "diff", "--no-gitignore"),
-            *("--no-show-model-warnings", "--yes-always", *commits, *arguments, FILES[0]),
+            *("--no-show-model-warnings", "--yes-always", *commits),
+            *("--map-refresh", options.map_refresh, files[0]),
         )
-        options = ("--num-ctx", "16384", "--max-turns", "0", "--read-ahead", "on")
+        guarded = ("--num-ctx", "16384", "--max-turns", "0", "--read-ahead", "on")
         aider = os.environ.get("AIDER_GUARD_BENCH_AIDER") or str(rig.aider_command)
-        with Guarded(aider, given, options=options, env=env, cwd=repo, rows=40) as person:
+        with Guarded(aider, given, options=guarded, env=env, cwd=repo, rows=40) as person:
             person.wait_for_prompt()
-            session = Session(person, repo, script, dice, PAUSE_SECONDS, {FILES[0]})
+            pause = options.pause_seconds
+            session = Session(person, repo, script, dice, pause, files, words, {files[0]})
             session.run(turns)
             person.type(b"/exit\r")
             person.end()
@@ -232,9 +255,12 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=300, help="messages in all sessions")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--map-refresh", default="auto", help="Aider's, which decides the map")
+    parser.add_argument(
+        "--repository", default="", help="to work on a copy of it; else on the sample"
+    )
+    parser.add_argument("--pause-seconds", type=float, default=PAUSE_SECONDS, help="before a line")
     options = parser.parse_args()
-    refresh = ("--map-refresh", options.map_refresh)
-    for row in measure(rig_in(cache_folder()), options.turns, options.seed, *refresh).rows():
+    for row in measure(rig_in(cache_folder()), options).rows():
         print(row, flush=True)
 
 

@@ -59,10 +59,11 @@ class ScriptedRelay(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, upstream: str, edits: Path, edit_format: str) -> None:
+    def __init__(self, upstream: str, edits: Path, edit_format: str, threads: int) -> None:
         self.upstream = upstream.removeprefix("http://")
         self.repo = edits
         self.edit_format = edit_format
+        self.threads = threads
         self.readings: list[Reading] = []
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -100,8 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
         options = body.get("options") or {}
         is_read_ahead = options.get("num_predict") == 1 or body.get("_debug_render_only")
         is_text = self.path == "/api/chat" and bool(body.get("messages")) and not is_read_ahead
-        if is_text:
-            content = json.dumps({**body, "options": {**options, "num_predict": 2}}).encode()
+        if self.path in ("/api/chat", "/api/generate"):
+            asked = {**options, "num_thread": self.server.threads}
+            asked |= {"num_predict": 2} if is_text else {}
+            content = json.dumps({**body, "options": asked}).encode()
         upstream = http.client.HTTPConnection(self.server.upstream)
         with contextlib.closing(upstream):
             began = time.monotonic()
@@ -166,6 +169,7 @@ class ReadingBench:
     edit_format: str
     turns: int
     pause_seconds: float
+    threads: int
 
     @property
     def arguments(self) -> list[str]:
@@ -233,7 +237,7 @@ class ReadingBench:
         with httpx.Client(base_url=self.ollama_url, timeout=900, trust_env=False) as client:
             for reading in way.readings:
                 *head, _ = reading.body["messages"]
-                options = {**reading.body["options"], "num_predict": 1}
+                options = {**reading.body["options"], "num_predict": 1, "num_thread": self.threads}
                 asked = {**reading.body, "stream": False, "options": options}
                 ahead = {**asked, "messages": [*head, {"role": "user", "content": "."}]}
                 client.post("/api/chat", json=ahead).raise_for_status()
@@ -252,7 +256,7 @@ class ReadingBench:
         repo = sample(folder / "till")
         (folder / "home").mkdir()
         self._unload()
-        with ScriptedRelay(self.ollama_url, repo, self.edit_format) as relay:
+        with ScriptedRelay(self.ollama_url, repo, self.edit_format, self.threads) as relay:
             threading.Thread(target=relay.serve_forever, daemon=True).start()
             env = {
                 "PATH": os.environ["PATH"],
@@ -286,7 +290,7 @@ def sample(folder: Path) -> Path:
 
 
 def add_models(models: Path, rig: Rig, layers: int) -> None:
-    """Make the small model, trained for as much as today's, and gemma3-270m, of sliding attention, with fewer layers."""
+    """Make the small model, trained for as much as today's, and gemma3-270m (sliding attention), with fewer layers."""
     store = ModelStore(models)
     small = store.find(SMALL)
     assert small is not None
@@ -303,7 +307,9 @@ def place(rig: Rig, options: argparse.Namespace) -> Iterator[ReadingBench]:
         folder = Path(name)
         (folder / "server").mkdir()
         with standin_ollama(
-            rig, folder / "server", add_models=lambda models: add_models(models, rig, options.layers)
+            rig,
+            folder / "server",
+            add_models=lambda models: add_models(models, rig, options.layers),
         ) as server:
             yield ReadingBench(
                 rig,
@@ -313,6 +319,7 @@ def place(rig: Rig, options: argparse.Namespace) -> Iterator[ReadingBench]:
                 options.edit_format,
                 options.turns,
                 options.pause_seconds,
+                options.threads,
             )
 
 
@@ -344,9 +351,13 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8, help="messages in each session")
     parser.add_argument("--pause-seconds", type=float, default=20, help="between turns")
     parser.add_argument("--model", choices=(SHALLOW, GEMMA), default=SHALLOW)
+    parser.add_argument("--threads", type=int, default=2, help="that the model reads with")
     parser.add_argument("--layers", type=int, default=6, help="of the model, where it has more")
     parser.add_argument(
-        "--edit-format", choices=(WHOLE, DIFF), default=WHOLE, help="Aider's; whole is its own choice"
+        "--edit-format",
+        choices=(WHOLE, DIFF),
+        default=WHOLE,
+        help="Aider's; whole is its own choice",
     )
     options = parser.parse_args()
     with place(rig_in(cache_folder()), options) as bench:

@@ -83,6 +83,14 @@ class RepoMap:
     tree_context_cache: dict[str, Any] = field(default_factory=dict)
     io: Any = None
 
+    def get_tags(self, _name: str, relative_name: str) -> list[Any]:
+        """Find what a file defines and uses."""
+        names = {"till/prices.py": "price_of", "till/__init__.py": "Till"}
+        return [
+            SimpleNamespace(kind="def", name=names[relative_name]),
+            SimpleNamespace(kind="ref", name="total"),
+        ]
+
 
 class Repository:
     """GitPython's."""
@@ -122,6 +130,7 @@ class Coder:
         self.repo: Any = SimpleNamespace(io=self.io, repo=Repository(), ignore_file_cache={})
         self.repo_map: Any = RepoMap()
         self.map_times: list[float] = []
+        self.map_follows = False
         self.map_waits: threading.Event | None = None
         self.map_begun = threading.Event()
         self.raises: Exception | None = None
@@ -140,9 +149,12 @@ class Coder:
         if self.map_waits is not None:
             assert self.map_waits.wait(PATIENCE_SECONDS)
         self.main_model.token_count([])
-        self.map_times.append(self.repo_map.map_processing_time)
+        for name in ("till/prices.py", "till/__init__.py"):
+            assert len(self.repo_map.get_tags("/" + name, name)) == 2
         module = sys.modules["aider.repomap"]
         module.Spinner("Updating").step()
+        self.map_times.append(self.repo_map.map_processing_time)
+        words = self.cur_messages[-1]["content"] if self.map_follows and self.cur_messages else ""
         assert list(module.tqdm([1], desc="Scanning")) == [1]
         texts = [self.io.read_text(name) for name in list(self.abs_fnames)]
         self.abs_fnames.clear()
@@ -151,7 +163,9 @@ class Coder:
             repo=[
                 message(
                     "user",
-                    self.repo_map.repo_content_prefix + (self.repo_map.last_map or "the map"),
+                    self.repo_map.repo_content_prefix
+                    + (self.repo_map.last_map or "the map")
+                    + (f" of {words}" if words else ""),
                 )
             ],
             done=list(self.done_messages),
@@ -332,6 +346,75 @@ def test_a_question_in_another_mode_is_told_while_it_is_typed(desk: Desk, line: 
     assert coder.done_messages == [message("user", "a long talk")]
 
 
+def type_lines(desk: Desk, *lines: str) -> list[str]:
+    """The maps that are told while these lines stand at the prompt, one after the other; the first of an empty one."""
+    seen: list[str] = []
+
+    def work() -> None:
+        seen.append(desk.contents()[1])
+        for line in lines:
+            desk.coder.io.prompt_session.default_buffer = SimpleNamespace(text=line)
+            seen.append(desk.contents()[1])
+
+    desk.prompt(work)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("fix pri", "fix "), ("fix ", "fix "), ("fix", ""), ("", ""), ("a\nb c", "a\nb ")],
+)
+def test_the_word_that_is_being_typed_is_left_out(line: str, words: str) -> None:
+    """It may become another one."""
+    assert next_prompt._whole_words(line) == words
+
+
+def test_the_map_follows_the_words_that_are_typed(desk: Desk) -> None:
+    """Names of files, folders and definitions, the last word once it stands still; they are for the map alone."""
+    desk.coder.map_follows = True
+    desk.coder.cur_messages = [message("user", "hello")]
+    maps = {
+        "Is it in till": "the map of till",
+        "Does price_of work": "the map of price_of",
+        "Is `till/prices.py`, or Prices. right": "the map of Prices prices till till/prices.py",
+        "Does it": "the map of hello",
+        "/ask What is a Till for": "I work on the map of Till",
+    }
+    assert type_lines(desk, *maps) == ["the map of hello", *maps.values()]
+    assert desk.coder.cur_messages == [message("user", "hello")]
+
+
+@pytest.mark.parametrize(
+    ("refresh", "slowest", "lines"),
+    [
+        ("files", 1.0, ["price_of it"]),
+        ("manual", 1.0, ["price_of it"]),
+        ("auto", -1.0, ["price_of it"]),
+        ("auto", 1.0, ["/add till/prices.py", "!cat till/prices.py", "total it"]),
+    ],
+)
+def test_the_map_does_not_follow(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, refresh: str, slowest: float, lines: list[str]
+) -> None:
+    """Other settings, a map that takes long, commands, and words that it does not know."""
+    monkeypatch.setattr(next_prompt, "_LONGEST_MAP_SECONDS", slowest)
+    coder = desk.coder
+    coder.map_follows, coder.repo_map.refresh = True, refresh
+
+    name = next(iter(coder.abs_fnames))
+
+    def work() -> None:
+        assert desk.contents()[1:] == ["the map", "one"]
+        for line in lines:
+            coder.io.prompt_session.default_buffer = SimpleNamespace(text=line)
+            written = Path(name).with_suffix(".new")
+            written.write_text(line)
+            written.replace(name)  # a look that sees it has seen the line as well
+            assert desk.contents()[1:] == ["the map", line]
+
+    desk.prompt(work)
+
+
 def test_a_question_in_a_mode_that_this_aider_has_not(desk: Desk) -> None:
     """It is told by the error's kind, and the next line as ever."""
     seen: list[Any] = []
@@ -367,6 +450,19 @@ def test_a_running_summary_is_not_waited_for(desk: Desk) -> None:
     assert coder.done_messages == [message("user", "a long talk")]
 
 
+def test_a_summary_that_aider_will_drop_is_not_waited_for(desk: Desk) -> None:
+    """It was begun before the note of the commit, and the history is another one since."""
+    over = threading.Event()
+    coder, seen = desk.coder, list[Any]()
+    coder.summarizing_messages = [message("user", "a long talk")]
+    coder.done_messages = [*coder.summarizing_messages, message("user", "I committed")]
+    coder.summarizer_thread = threading.Thread(target=lambda: over.wait(PATIENCE_SECONDS))
+    coder.summarizer_thread.start()
+    desk.prompt(lambda: seen.append(desk.contents()))
+    over.set()
+    assert seen == [["Act", "the map", "a long talk", "I committed", "one"]]
+
+
 @pytest.mark.parametrize("line", ["What is it?", "/ask What is it?"])
 def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk, line: str) -> None:
     """The message's own prompt needs the map, and would make it a second time beside the first."""
@@ -387,6 +483,28 @@ def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk, line: st
     desk.prompt(read_the_screen, line)
     assert done
     timer.join()
+
+
+@pytest.mark.parametrize(("refresh", "maps"), [("auto", 0), ("files", 1)])
+def test_a_map_of_other_words_is_not_made_to_its_end(desk: Desk, refresh: str, maps: int) -> None:
+    """Aider keeps it under all words of the message, and makes its own; one that it would take over is finished."""
+    coder = desk.coder
+    coder.repo_map.refresh = refresh
+    coder.map_waits = threading.Event()
+    timer = threading.Timer(0.2, coder.map_waits.set)
+
+    def leave() -> None:
+        assert coder.map_begun.wait(PATIENCE_SECONDS)
+        timer.start()
+
+    desk.prompt(leave, "What is it?")
+    assert coder.map_waits.is_set()
+    assert len(coder.map_times) == maps
+    timer.join()
+    coder.map_waits = None
+    seen: list[Any] = []
+    desk.prompt(lambda: seen.append(desk.contents()[0]))
+    assert seen == ["Act"]
 
 
 @pytest.mark.parametrize(

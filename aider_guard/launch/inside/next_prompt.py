@@ -8,8 +8,10 @@ leaves a running summary alone, which ``format_chat_chunks`` of the coder itself
 Each prompt is one line of JSON on a pipe, between newlines: a line that an ended Aider left half written is then a line
 of its own, which the reader drops.
 
-A line that begins with ``/ask``, ``/code`` or ``/architect`` asks its question in that mode (commands.py,
-``_generic_chat_command``), whose instructions are others: the prompt is told for that mode while the line is typed.
+The line that is typed decides two things about it, and is looked at while it is typed. ``/ask``, ``/code`` and
+``/architect`` ask in that mode (commands.py, ``_generic_chat_command``), whose instructions are others. And with
+``--map-refresh auto`` the map follows the message's words (base_coder.py, ``get_repo_map``), which stands in front of
+the history and the files: a name of a file or of a definition has it made anew.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import re
 import select
 import sys
 import threading
+import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 _COMMANDS = ("/", "!")
@@ -32,6 +36,10 @@ _LOOK_SECONDS = 1.0
 """How often files of the chat and the line are looked at while the prompt is open."""
 _SEND_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
+_FOLLOWING = ("auto", "always")
+"""Settings of ``--map-refresh`` with which the map follows the message's words."""
+_LONGEST_MAP_SECONDS = 1.0
+"""Where the prompt takes longer to make than this, it is not made again and again while the line is typed."""
 
 
 def tell_next_prompts(fd: int) -> None:
@@ -86,6 +94,10 @@ class _Teller:
         self._is_making = self._is_over = False
         self._repo: tuple[Any, Any] = (None, None)
         self._tree_contexts: dict[Any, Any] = {}
+        self._names: set[str] = set()
+        self._seconds = 0.0
+        self._number = 0
+        self._may_be_cut = False
 
     # In Aider's main thread
 
@@ -113,8 +125,8 @@ class _Teller:
     def leave(self, line: Any) -> None:
         """End: the prompt was answered with *line*, or left.
 
-        A message needs the map that is just being made, and would make it a second time: it waits, and so does a
-        question in another mode. Other commands do not.
+        A message needs a map that is just being made and kept, and would make it a second time: it waits, and so does a
+        question in another mode. Other commands do not. A map of other words is no longer made (``go_on``).
         """
         is_message = isinstance(line, str) and _is_message(line)
         with self._changed:
@@ -143,9 +155,15 @@ class _Teller:
         """Return whether this is the teller's own thread."""
         return threading.current_thread() is self._thread
 
+    def go_on(self) -> None:
+        """Raise ``_LeftError`` where the prompt was left, and Aider would not take over what is being made for it."""
+        if self._may_be_cut and (self._is_over or self._prompt_number != self._number):
+            raise _LeftError
+
     def _run(self) -> None:
         told: Any = None
         seen: Any = None
+        line = ""
         number = 0
         while True:
             with self._changed:
@@ -160,11 +178,13 @@ class _Teller:
                     return
                 if coder is None:
                     continue
-                number = self._prompt_number
+                self._number = number = self._prompt_number
                 self._is_making = True
-            mode = _mode_being_typed(coder)
-            before, seen = seen, [mode, *_files_now(coder)]
-            message = self._make(coder, mode) if is_new or before != seen else None
+            line_before, line = line, _line_being_typed(coder)
+            mode = _mode_of(line, coder)
+            mentions = self._mentions(coder, line if line == line_before else _whole_words(line))
+            before, seen = seen, [mode, mentions, *_files_now(coder)]
+            message = self._make(coder, mode, mentions) if is_new or before != seen else None
             with self._changed:
                 self._is_making = False
                 self._changed.notify_all()
@@ -173,19 +193,44 @@ class _Teller:
                 told = message
                 _send(self._fd, message, lambda: self._prompt_number == number)  # noqa: B023  # called here only
 
-    def _make(self, coder: Any, mode: str) -> dict[str, Any]:
+    def _mentions(self, coder: Any, line: str) -> str:
+        """Return the words of a line that the map follows, in the order of the alphabet; "" for none."""
+        refresh = getattr(coder.repo_map, "refresh", "")
+        if (
+            refresh not in _FOLLOWING
+            or self._seconds > _LONGEST_MAP_SECONDS
+            or not _is_message(line)
+        ):
+            return ""
+        text = _IN_A_MODE.sub("", line)
+        # As get_ident_mentions and get_file_mentions of base_coder.py take words from a message.
+        words = {word.rstrip(",.!;:?").strip("\"'`*_") for word in text.split()}
+        words |= set(re.split(r"\W+", text))
+        return " ".join(sorted(word for word in words if {word, word.lower()} & self._names))
+
+    def _make(self, coder: Any, mode: str, mentions: str) -> dict[str, Any] | None:
+        """Return what is to be told; None where the prompt was left meanwhile."""
+        began_at = time.monotonic()
+        self._may_be_cut = bool(mode) or getattr(coder.repo_map, "refresh", "") in _FOLLOWING
         try:
             snapshot = self._snapshot(coder)
             if mode:
                 _change_mode(snapshot, coder, mode)
+            if mentions:
+                snapshot.cur_messages.append({"role": "user", "content": mentions})
             chunks = snapshot.format_chat_chunks()
+            self._seconds = time.monotonic() - began_at
             chunks.reminder = []
+            if mentions:
+                chunks.cur = chunks.cur[:-1]
             # What follows the map is not known before a summary ends; a question in another mode takes none over.
-            if not mode and _is_summarising(coder):
+            if not mode and _awaits_summary(coder):
                 chunks.done = chunks.chat_files = chunks.cur = []
             messages = _as_sent(coder.main_model, chunks.all_messages())
             model = coder.main_model.name
             return {"model": model, "messages": messages, **_thinking(coder.main_model)}
+        except _LeftError:
+            return None
         except Exception as error:  # noqa: BLE001  # another Aider, a file that is just being written
             return {"unknown": f"it could not be made ({type(error).__name__})"}
 
@@ -209,10 +254,26 @@ class _Teller:
         if coder.repo_map is not None:
             made.repo_map = copy.copy(coder.repo_map)
             made.repo_map.io, made.repo_map.tree_context_cache = made.io, self._tree_contexts
+            made.repo_map.get_tags = self._noting_names(made.repo_map.get_tags)
             if made.repo_map.refresh == "auto":
                 # Aider's own map is kept under the words of its message: this one is made anew, too.
                 made.repo_map.map_processing_time = 0
         return made
+
+    def _noting_names(self, get_tags: Any) -> Any:
+        """Return Aider's ``get_tags``, made to note which words the map follows (repomap.py, ``get_ranked_tags``)."""
+
+        def noting(name: str, relative_name: str) -> Any:
+            tags = list(get_tags(name, relative_name))
+            if relative_name not in self._names:
+                stem, _ = os.path.splitext(os.path.basename(relative_name))
+                self._names.update(
+                    [relative_name, stem, stem.lower(), *re.split(r"[/\\]", relative_name)]
+                )
+            self._names.update(tag.name for tag in tags if tag.kind == "def")
+            return tags
+
+        return noting
 
     def _own_repo(self, theirs: Any) -> Any:
         """Return a repository object of the thread's own for the one of the coder's."""
@@ -234,10 +295,20 @@ def _is_message(line: str) -> bool:
     return bool(line.strip()) and not line.startswith(_COMMANDS)
 
 
-def _mode_being_typed(coder: Any) -> str:
-    """Return the edit format for which the line at the prompt asks, "" where it asks for none."""
+def _line_being_typed(coder: Any) -> str:
+    """Return what stands at the prompt; "" where it is not drawn by prompt_toolkit."""
     session = getattr(coder.io, "prompt_session", None)
-    found = _IN_A_MODE.match(getattr(getattr(session, "default_buffer", None), "text", ""))
+    return str(getattr(getattr(session, "default_buffer", None), "text", ""))
+
+
+def _whole_words(line: str) -> str:
+    """Return a line without its last word, which may not be all of a word yet."""
+    return line[: len(line) - len(re.split(r"\s", line)[-1])]
+
+
+def _mode_of(line: str, coder: Any) -> str:
+    """Return the edit format for which a line asks, "" where it asks for none."""
+    found = _IN_A_MODE.match(line)
     if found is None:
         return ""
     return str(getattr(coder.main_model, "edit_format", "")) if found[1] == "code" else found[1]
@@ -260,8 +331,15 @@ def _change_mode(snapshot: Any, coder: Any, mode: str) -> None:
         made.repo_content_prefix = snapshot.gpt_prompts.repo_content_prefix
 
 
+class _LeftError(Exception):
+    """The prompt was left for which a map is being made."""
+
+
 class _NoSpinner:
-    """Replaces what Aider draws while it makes the map: it has a ``step`` and an ``end``, and prints nothing."""
+    """Replaces what Aider draws while it makes the map: prints nothing, and ends a map that is not wanted any more."""
+
+    def __init__(self, teller: _Teller) -> None:
+        self.step = lambda *_words, **_named: teller.go_on()
 
     def __getattr__(self, _name: str) -> Any:
         return lambda *_arguments, **_named: None
@@ -271,14 +349,20 @@ def _silence_map(teller: _Teller) -> None:
     """Make the map's spinner and progress bar draw nothing in the teller's thread: the prompt is on the screen."""
     module = sys.modules.get("aider.repomap")
     spinner, bar = getattr(module, "Spinner", None), getattr(module, "tqdm", None)
+
+    def going_on(items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            teller.go_on()
+            yield item
+
     if spinner is not None:
-        silent = _NoSpinner()
+        silent = _NoSpinner(teller)
         module.Spinner = lambda *words, **named: (  # type: ignore[union-attr]
             silent if teller.is_here() else spinner(*words, **named)
         )
     if bar is not None:
         module.tqdm = lambda items, **named: (  # type: ignore[union-attr]
-            items if teller.is_here() else bar(items, **named)
+            going_on(items) if teller.is_here() else bar(items, **named)
         )
 
 
@@ -294,6 +378,15 @@ def _silent(io: Any) -> Any:
 def _is_summarising(coder: Any) -> bool:
     thread = coder.summarizer_thread
     return thread is not None and bool(thread.is_alive())
+
+
+def _awaits_summary(coder: Any) -> bool:
+    """Return whether a summary is being made that the next message will take over.
+
+    One that was begun before Aider noted its commit is dropped (base_coder.py, ``move_back_cur_messages``).
+    """
+    of = coder.summarizing_messages
+    return _is_summarising(coder) and (of is None or of == list(coder.done_messages))
 
 
 def _history(coder: Any) -> list[Any]:
