@@ -3,7 +3,9 @@
 ``python -m bench.waiting``. Three files of together about 6,000 tokens, an edit in every second turn, and a pause of
 the user's between turns. The model is real and reads every prompt, on a stand-in for an Ollama of today; what it would
 answer is replaced by a script, as a model so small cannot edit. The floor is the guarded session's requests once more,
-each after all of it but its message was read: nothing but the message is waited for.
+each after all of it but its message was read: nothing but the message is waited for, and the 200 tokens of rules that
+Aider puts behind it (800 with ``--edit-format diff``). With six layers and two threads the models read 6,000 tokens in
+six seconds, as they do on a card.
 """
 
 from __future__ import annotations

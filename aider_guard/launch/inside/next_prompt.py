@@ -38,7 +38,7 @@ _SEND_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
 _FOLLOWING = ("auto", "always")
 """Settings of ``--map-refresh`` with which the map follows the message's words."""
-_LONGEST_MAP_SECONDS = 1.0
+_LONGEST_MAP_SECONDS = 2.0
 """Where the prompt takes longer to make than this, it is not made again and again while the line is typed."""
 
 
