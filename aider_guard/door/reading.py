@@ -23,6 +23,7 @@ from aider_guard.core.chat.events import (
 from aider_guard.core.chat.pace import (
     KNOWN_BY,
     NO_PACE,
+    PIECE_TOKENS,
     ReadingPace,
     ReadingPosition,
     ReadingSample,
@@ -151,6 +152,7 @@ class PromptReading:
         self._counted_again: Count | Unavailable | None = None
         self._task: int | None = None
         self._position: ReadingPosition | None = None
+        self._looked_at: float | None = None
         self._cached_seen: int | Unavailable = NOT_TOLD
         self._estimated_seconds: float | None = None
         self._is_over = False
@@ -250,11 +252,15 @@ class PromptReading:
     def _note(self, prompt_tokens: int, slot: Slot, now: float) -> None:
         """Take what the process says. A task seen before this one was another request's: this one begins now."""
         if self._task is not None and slot.task != self._task:
-            self._began_at, self._position = now, None
+            self._began_at, self._position, self._looked_at = now, None, None
         self._task = slot.task
         read = 0 if self._position is None else self._position.read_tokens
+        before, self._looked_at = self._looked_at, now
         if self._position is None or slot.read_tokens > read:
-            at_seconds = now - self._began_at if slot.read_tokens else 0.0
+            # The newest piece ended at any time since the look before, or since the piece before it.
+            pieces = max(1.0, (slot.read_tokens - read) / PIECE_TOKENS)
+            ago = 0.0 if before is None else (now - before) / pieces / 2
+            at_seconds = now - ago - self._began_at if slot.read_tokens else 0.0
             cached = min(slot.cached_tokens, prompt_tokens)
             self._position = ReadingPosition(prompt_tokens, cached, slot.read_tokens, at_seconds)
         self._cached_seen = slot.cached_tokens

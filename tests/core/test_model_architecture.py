@@ -375,13 +375,13 @@ def test_which_caches_go_back_to_a_common_beginning(info: object, goes: bool) ->
 @pytest.mark.parametrize(
     ("weights", "facts", "tokens"),
     [
-        (134_515_008, {"block_count": 30, "embedding_length": 576}, 1_946),
-        (8_190_735_360, {"block_count": 36, "embedding_length": 4096}, 13_887),
+        (134_515_008, {"block_count": 30, "embedding_length": 576}, 2_595),
+        (8_190_735_360, {"block_count": 36, "embedding_length": 4096}, 18_516),
         (
             30_532_122_624,
             {"block_count": 48, "embedding_length": 2048, "expert_count": 128}
             | {"expert_used_count": 8},
-            4_853,
+            6_471,
         ),
         (1_000, {"block_count": 36, "embedding_length": 4096}, 500),
         (8_190_735_360, {"block_count": 36}, None),

@@ -106,18 +106,28 @@ def events(setup: HandlerSetup, kind: type[Any]) -> list[Any]:
 
 
 def test_a_long_prompt_is_told_as_soon_as_its_time_is_known() -> None:
-    """500 of 2,000 tokens took 5 s: 15 s are left. What was told first is compared with what it took."""
+    """500 of 2,000 tokens took 4.75 s, as they ended between two looks: 14 s are left. It is compared with the truth."""
     setup = setup_of()
     waits, reads = [Slot(5, 1_000, 0, False)] * 8, [Slot(5, 1_000, 500, False)] * 5
     shown = read(setup, [*waits, *reads])
     first, *_ = told = events(setup, ReadingEstimated)
     (finished,) = events(setup, ReadingFinished)
-    assert first == ReadingEstimated(1, MODEL, 3_000, 1_000, 500, 15.0, "slots")
-    assert [event.seconds_left for event in told] == [15.0, 13.0]
-    assert finished.estimated_seconds == 20.0
+    assert first == ReadingEstimated(1, MODEL, 3_000, 1_000, 526, 14.0, "slots")
+    assert [event.seconds_left for event in told] == [14.0, 12.0]
+    assert finished.estimated_seconds == 19.0
     assert shown == [
-        "aider-guard: the model reads 2,000 tokens (1,000 more are known): about 15 s  \n"
+        "aider-guard: the model reads 2,000 tokens (1,000 more are known): about 14 s  \n"
     ]
+
+
+@pytest.mark.parametrize(("read_tokens", "left"), [(512, 66.25), (3_584, 5.64)])
+def test_of_several_pieces_between_two_looks_the_last_ended_lately(
+    read_tokens: int, left: float
+) -> None:
+    """One ended 0.25 s before, as far as is known; of seven the last, 0.04 s before."""
+    setup = setup_of(7_680)
+    read(setup, [*[Slot(5, 0, 0, False)] * 8, *[Slot(5, 0, read_tokens, False)] * 2])
+    assert events(setup, ReadingEstimated)[0].seconds_left == pytest.approx(left, abs=0.06)
 
 
 def test_it_is_shown_again_while_it_goes_on() -> None:

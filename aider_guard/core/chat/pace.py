@@ -14,7 +14,7 @@ KNOWN_BY = Literal["slots", "pace"]
 NO_PACE: Final = Unavailable("this model has read no prompt on this machine yet")
 _FEWEST_TOKENS: Final = 64
 """A shorter piece says little: what each request takes anyway is most of its time."""
-_PIECE_TOKENS: Final = 512
+PIECE_TOKENS: Final = 512
 """llama.cpp reads so many at once (``n_ubatch``): on a card a few take nearly as long."""
 _TELLING_SECONDS: Final = 2.0
 """After so long what each request takes anyway, and a piece that is not full, are a small part."""
@@ -43,7 +43,7 @@ class ReadingSample:
     @property
     def is_telling(self) -> bool:
         """Whether it tells of long prompts: one that was read ahead but for a few words does not."""
-        return self.tokens >= _PIECE_TOKENS or self.seconds >= _TELLING_SECONDS
+        return self.tokens >= PIECE_TOKENS or self.seconds >= _TELLING_SECONDS
 
     @property
     def costs(self) -> tuple[float, float]:
