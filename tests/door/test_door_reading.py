@@ -106,7 +106,7 @@ def events(setup: HandlerSetup, kind: type[Any]) -> list[Any]:
 
 
 def test_a_long_prompt_is_told_as_soon_as_its_time_is_known() -> None:
-    """500 of 2,000 tokens took 4.75 s, as they ended between two looks: 14 s are left. It is compared with the truth."""
+    """500 of 2,000 tokens took 4.75 s, as they ended between two looks: 14 s are left. What was told is compared."""
     setup = setup_of()
     waits, reads = [Slot(5, 1_000, 0, False)] * 8, [Slot(5, 1_000, 500, False)] * 5
     shown = read(setup, [*waits, *reads])
