@@ -22,7 +22,7 @@ help:
 	@echo "make demo    a private Aider, Ollama and small model, and a guarded session on them"
 	@echo "make test    lint, types, every test; installs the same private programs"
 	@echo "make lint | types | unit | e2e    parts of it (unit: without models, and without the slowest)"
-	@echo "make bench   what the guard costs, next to a plain terminal"
+	@echo "make bench   what the guard costs and saves, in about two hours"
 	@echo "make mutants changes operators of core and counting, a sample, and lists what no test notices (about 5 minutes)"
 	@echo "make docs    the site of docs/, in build/site; a dead link fails it"
 	@echo "make pictures  record the pictures of the README anew, from real sessions (half a minute)"
@@ -83,6 +83,11 @@ test: lint types rig
 
 bench: $(DEV) rig
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.waiting
+	$(BIN)/python -m bench.waiting --model gemma
+	$(BIN)/python -m bench.restarts
+	$(BIN)/python -m bench.reading
+	$(BIN)/python -m bench.predicted
 
 # SAMPLE and SEED choose: make mutants SAMPLE=200 SEED=7
 mutants: $(DEV)

@@ -197,6 +197,7 @@ def measure(rig: Rig, options: argparse.Namespace) -> Tally:
         dice = random.Random(options.seed + number)  # to repeat it
         with tempfile.TemporaryDirectory(prefix="aider-guard-predicted-") as name:
             tally.add(run_session(rig, Path(name), of_this, dice, options))
+        print(f"{before + of_this} of {options.turns} messages", flush=True)
     return tally
 
 

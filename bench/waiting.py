@@ -272,7 +272,9 @@ class ReadingBench:
                 session(env, repo)
             finally:
                 relay.shutdown()
-        return Way(name, relay.readings)
+        way = Way(name, relay.readings)
+        print(f"{name}: " + ", ".join(f"{one:.2f}" for one in way.seconds), flush=True)
+        return way
 
     def _unload(self) -> None:
         body = {"model": self.model, "keep_alive": 0}

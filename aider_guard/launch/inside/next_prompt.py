@@ -139,7 +139,7 @@ class _Teller:
     def end(self) -> None:
         """End the thread before Python ends: one that is in a library of C++ then is killed with its process (SIGABRT).
 
-        A map that is being made is waited for.
+        A map that is being made is waited for, where it is not cut short (``go_on``).
         """
         with self._changed:
             self._is_over = True
