@@ -84,14 +84,23 @@ async def _post(
     return Unavailable(f"Ollama answered {path} in a form that is not its own")
 
 
-PIECE_SECONDS: Final = 0.5
-"""How long a piece shall take: Ollama finishes one that it has begun, even if its client closes the connection."""
+PIECE_SECONDS: Final = 1.0
+"""How long a piece shall take: Ollama finishes one that it has begun, even if its client closes the connection.
+
+Only a request that does not begin with it loses that time. Smaller pieces cost all others more: on two cores, half
+seconds made a reading of 5 s one of 7 s.
+"""
+SLOW_PIECE_SECONDS: Final = 2.0
+"""How long one may take that would be smaller than ``FULL_TOKENS`` otherwise: a slow model reads few tokens at once no
+faster than many. With pieces of half a second gemma3-270m took 60 s on one core for what takes 32 s at once.
+"""
+FULL_TOKENS: Final = 256
 FIRST_CHARACTERS: Final = 128
 """The smallest piece, about 40 tokens: each costs some ten more, of the template and of the answer."""
 NOT_KEPT: Final = "Ollama does not keep what it has evaluated of this model's prompts"
 NO_ROOM: Final = "the rest does not fit the window"
 _GROWTH: Final = 4
-_SUSPECTS: Final = 3
+_SUSPECTS: Final = 2
 
 
 @dataclass
@@ -105,7 +114,7 @@ class _Pace:
     def update(self, done: int, end: int, seconds: float) -> float:
         """Take in how long a piece took; return its speed."""
         speed = (end - done) / seconds
-        suspect = end >= 4 * (end - done) and seconds * self.best > end / 2
+        suspect = end >= 3 * (end - done) and seconds * self.best > end / 2
         self.suspects = self.suspects + 1 if suspect else 0
         self.best = max(self.best, speed)
         return speed
@@ -160,14 +169,16 @@ class HeadEvaluation:
                     return
                 pace = _Pace()
             self.done = end
-            size = int(min(max(speed * PIECE_SECONDS, FIRST_CHARACTERS), size * _GROWTH))
+            full = FULL_TOKENS * self.done / max(1, self.tokens)
+            wanted = max(speed * PIECE_SECONDS, min(full, speed * SLOW_PIECE_SECONDS))
+            size = int(min(max(wanted, FIRST_CHARACTERS), size * _GROWTH))
 
     async def _seconds(self, post: Post, end: int) -> float | None:
         """Send the beginning up to ``end``; return how long its evaluation took, None when it was refused.
 
         It is the server's own number where it tells one (``prompt_eval_duration``, in nanoseconds). What a piece takes
         beside it (the prompt's text, the answer's token) does not grow with the piece: sized by all of it, pieces
-        would become ever smaller on a server where that is half a second.
+        would become ever smaller on a server where that is a second.
         """
         started_at = self.clock()
         answer = await post(self.head.path, self.head.beginning(end))

@@ -32,6 +32,7 @@ from aider_guard.core.readings import Unavailable
 from aider_guard.door.loaded_models import LoadedModels, find_listed
 from aider_guard.door.prewarm import (
     CANCELLED,
+    NOT_KEPT,
     BackgroundTasks,
     HeadEvaluation,
     Post,
@@ -41,6 +42,8 @@ from aider_guard.ollama.client import OllamaClient
 
 RETRY_SECONDS: Final = 10.0
 """How long after a reason to rest it is looked at again."""
+NOT_KEPT_SECONDS: Final = 600.0
+"""For how long ``auto`` does not read ahead for a model whose server kept nothing: finding out took some seconds."""
 _CACHED: Final = "all of it is in the server's cache already"
 _NOT_LOADED: Final = "the model is not loaded"
 _OTHERS: Final = "the model was loaded by another program, with a window of its own"
@@ -96,6 +99,8 @@ class ReadAhead:
     """What was expected before the request that is running came."""
     _cached: dict[str, _Cached] = field(default_factory=dict)
     _usefulness: Usefulness = field(default_factory=Usefulness)
+    _not_kept_until: dict[str, float] = field(default_factory=dict)
+    """For which models the server was found to keep nothing."""
     _rested_because: str = ""
     _unknown_because: str = ""
     _retry: asyncio.TimerHandle | None = None
@@ -191,6 +196,8 @@ class ReadAhead:
             return reason
         if settings.read_ahead == "on":
             return ""
+        if self.clock() < self._not_kept_until.get(canonical_name(model), 0.0):
+            return NOT_KEPT
         return self._usefulness.reason_to_rest or await asyncio.to_thread(self.why_rest)
 
     def _why_foreign(self, model: str, settings: DoorSettings) -> str:
@@ -211,7 +218,7 @@ class ReadAhead:
         if reason != self._rested_because:
             self._rested_because = reason
             self.emit(PromptReadAhead(model, problem=reason))
-        if reason != self._usefulness.reason_to_rest:
+        if reason not in (self._usefulness.reason_to_rest, NOT_KEPT):
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self.start)
 
     async def _evaluate(
@@ -231,7 +238,10 @@ class ReadAhead:
             evaluation.problem = CANCELLED
             raise
         finally:
-            self._cached[canonical_name(model)] = _Cached(head, evaluation.done)
+            name = canonical_name(model)
+            self._cached[name] = _Cached(head, evaluation.done)
+            if evaluation.problem == NOT_KEPT:
+                self._not_kept_until[name] = self.clock() + NOT_KEPT_SECONDS
             seconds = self.clock() - started_at
             self.emit(
                 PromptReadAhead(

@@ -26,7 +26,9 @@ from aider_guard.core.chat.events import (
 )
 from aider_guard.core.chat.next_prompt import NextPrompt
 from aider_guard.core.readings import Unavailable
-from aider_guard.door.prewarm import CANCELLED, NO_ROOM
+from aider_guard.door import read_ahead
+from aider_guard.door.prewarm import CANCELLED, NO_ROOM, NOT_KEPT, HeadEvaluation
+from aider_guard.door.read_ahead import NOT_KEPT_SECONDS
 
 HEAD = (SYSTEM, *MAP)
 FILES = (
@@ -242,6 +244,29 @@ async def test_auto_rests_after_two_useless_readings_until_one_is_right(
     assert [event.matched_percent for event in setup.all(NextPromptCompared)][-1] == 100
     setup.residency.expect(told(*HEAD, *FILES))
     assert (await setup.wait_for(PromptReadAhead, 4)).problem == ""
+
+
+@pytest.mark.parametrize(("setting", "tries"), [("auto", 2), ("on", 3)])
+@in_residency
+async def test_auto_rests_where_the_server_keeps_nothing(
+    setup: ResidencySetup, setting: Literal["auto", "on"], tries: int, monkeypatch: Any
+) -> None:
+    """Finding it out takes seconds, in which a message may come; it is tried again some minutes later."""
+    tried: list[HeadEvaluation] = []
+
+    class InVain(HeadEvaluation):
+        async def run(self, _post: object) -> None:
+            tried.append(self)
+            self.problem = NOT_KEPT
+
+    monkeypatch.setattr(read_ahead, "HeadEvaluation", InVain)
+    await opened(setup, setting)
+    for turn in range(3):
+        setup.residency.expect(told(("system", f"{SYSTEM[1]} {turn}"), *MAP))
+        await setup.wait_for(PromptReadAhead, turn + 1)
+        await setup.settled()
+        setup.clock.added += NOT_KEPT_SECONDS / 1.9
+    assert len(tried) == tries
 
 
 @in_residency
