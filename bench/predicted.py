@@ -36,6 +36,8 @@ PAUSE_SECONDS = 4.0
 """How long a user reads and types, at least: the fake model needs no time, but Aider needs some to make the prompt."""
 FILES = ("till/prices.py", "till/__init__.py", "tests/test_prices.py")
 _LARGEST_BYTES = 4000
+_USED_IN_FILES = 3
+"""Of names that are used in fewer files the map shows none more for being named in a message."""
 _WORDS = ("price", "basket", "total", "cent", "rounding", "quantity", "test", "file", "name")
 _STEPS = {
     "ask": 30,
@@ -209,8 +211,10 @@ def _work_on(repository: str, folder: Path, dice: random.Random) -> tuple[tuple[
     subprocess.run(["git", "clone", "--quiet", repository, str(folder)], check=True)
     paths = sorted(folder.rglob("*.py"))
     small = [path for path in paths if 0 < path.stat().st_size < _LARGEST_BYTES]
-    texts = (path.read_text(errors="replace") for path in paths)
+    texts = [path.read_text(errors="replace") for path in paths]
     names = {name for text in texts for name in re.findall(r"^ *def (\w+)", text, re.MULTILINE)}
+    used = Counter(word for text in texts for word in set(re.findall(r"\w+", text)))
+    names = {name for name in names if used[name] >= _USED_IN_FILES}
     files = tuple(str(path.relative_to(folder)) for path in dice.sample(small, 3))
     return files, tuple(dice.sample(sorted(names), 20))
 
