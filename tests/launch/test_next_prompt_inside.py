@@ -154,6 +154,7 @@ class Coder:
         module = sys.modules["aider.repomap"]
         module.Spinner("Updating").step()
         self.map_times.append(self.repo_map.map_processing_time)
+        self.repo_map.map_cache["files"] = "a map of these words"
         words = self.cur_messages[-1]["content"] if self.map_follows and self.cur_messages else ""
         assert list(module.tqdm([1], desc="Scanning")) == [1]
         texts = [self.io.read_text(name) for name in list(self.abs_fnames)]
@@ -295,6 +296,8 @@ def test_each_main_prompt_tells_the_next_one(desk: Desk) -> None:
     # A map of the last message's words, kept for long, is not what the next message will have.
     assert desk.coder.map_times == [0, 0]
     assert desk.coder.repo_map.map_processing_time == 3.0
+    # With --map-refresh files Aider would send a map that it did not make.
+    assert desk.coder.repo_map.map_cache == {}
 
 
 def test_a_file_that_is_written_while_the_prompt_is_open_is_told(desk: Desk) -> None:
@@ -385,21 +388,19 @@ def test_the_map_follows_the_words_that_are_typed(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refresh", "slowest", "lines"),
+    ("slowest", "lines"),
     [
-        ("files", 1.0, ["price_of it"]),
-        ("manual", 1.0, ["price_of it"]),
-        ("auto", -1.0, ["price_of it"]),
-        ("auto", 1.0, ["/add till/prices.py", "!cat till/prices.py", "total it"]),
+        (-1.0, ["price_of it"]),
+        (1.0, ["/add till/prices.py", "!cat till/prices.py", "total it"]),
     ],
 )
 def test_the_map_does_not_follow(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, refresh: str, slowest: float, lines: list[str]
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, slowest: float, lines: list[str]
 ) -> None:
-    """Other settings, a map that takes long, commands, and words that it does not know."""
+    """One that takes long, and commands, and words that it does not know."""
     monkeypatch.setattr(next_prompt, "_LONGEST_MAP_SECONDS", slowest)
     coder = desk.coder
-    coder.map_follows, coder.repo_map.refresh = True, refresh
+    coder.map_follows = True
 
     name = next(iter(coder.abs_fnames))
 
@@ -485,11 +486,9 @@ def test_a_message_waits_for_the_map_and_a_command_does_not(desk: Desk, line: st
     timer.join()
 
 
-@pytest.mark.parametrize(("refresh", "maps"), [("auto", 0), ("files", 1)])
-def test_a_map_of_other_words_is_not_made_to_its_end(desk: Desk, refresh: str, maps: int) -> None:
-    """Aider keeps it under all words of the message, and makes its own; one that it would take over is finished."""
+def test_a_map_is_not_made_to_its_end_once_the_prompt_is_left(desk: Desk) -> None:
+    """Aider makes its own, of all words of the message."""
     coder = desk.coder
-    coder.repo_map.refresh = refresh
     coder.map_waits = threading.Event()
     timer = threading.Timer(0.2, coder.map_waits.set)
 
@@ -499,7 +498,7 @@ def test_a_map_of_other_words_is_not_made_to_its_end(desk: Desk, refresh: str, m
 
     desk.prompt(leave, "What is it?")
     assert coder.map_waits.is_set()
-    assert len(coder.map_times) == maps
+    assert not coder.map_times
     timer.join()
     coder.map_waits = None
     seen: list[Any] = []

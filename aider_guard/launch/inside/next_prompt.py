@@ -9,9 +9,10 @@ Each prompt is one line of JSON on a pipe, between newlines: a line that an ende
 of its own, which the reader drops.
 
 The line that is typed decides two things about it, and is looked at while it is typed. ``/ask``, ``/code`` and
-``/architect`` ask in that mode (commands.py, ``_generic_chat_command``), whose instructions are others. And with
-``--map-refresh auto`` the map follows the message's words (base_coder.py, ``get_repo_map``), which stands in front of
-the history and the files: a name of a file or of a definition has it made anew.
+``/architect`` ask in that mode (commands.py, ``_generic_chat_command``), whose instructions are others. And the map,
+which stands in front of the history and the files, follows the message's words unless it is kept (base_coder.py,
+``get_repo_map``): a name of a file or of a definition has it made anew. What is made here is not kept for Aider, whose
+map would be another one than without the guard.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ _LOOK_SECONDS = 1.0
 """How often files of the chat and the line are looked at while the prompt is open."""
 _SEND_SECONDS = 1.0
 _WAIT_SECONDS = 30.0
-_FOLLOWING = ("auto", "always")
-"""Settings of ``--map-refresh`` with which the map follows the message's words."""
 _LONGEST_MAP_SECONDS = 2.0
 """Where the prompt takes longer to make than this, it is not made again and again while the line is typed."""
 
@@ -97,7 +96,6 @@ class _Teller:
         self._names: set[str] = set()
         self._seconds = 0.0
         self._number = 0
-        self._may_be_cut = False
 
     # In Aider's main thread
 
@@ -125,8 +123,8 @@ class _Teller:
     def leave(self, line: Any) -> None:
         """End: the prompt was answered with *line*, or left.
 
-        A message needs a map that is just being made and kept, and would make it a second time: it waits, and so does a
-        question in another mode. Other commands do not. A map of other words is no longer made (``go_on``).
+        A message, or a question in another mode, has Aider make a map, and two at once take twice as long: it waits
+        until the one that is being made is given up (``go_on``). Other commands do not.
         """
         is_message = isinstance(line, str) and _is_message(line)
         with self._changed:
@@ -139,7 +137,7 @@ class _Teller:
     def end(self) -> None:
         """End the thread before Python ends: one that is in a library of C++ then is killed with its process (SIGABRT).
 
-        A map that is being made is waited for, where it is not cut short (``go_on``).
+        A map that is being made is given up (``go_on``), and that is waited for.
         """
         with self._changed:
             self._is_over = True
@@ -156,8 +154,8 @@ class _Teller:
         return threading.current_thread() is self._thread
 
     def go_on(self) -> None:
-        """Raise ``_LeftError`` where the prompt was left, and Aider would not take over what is being made for it."""
-        if self._may_be_cut and (self._is_over or self._prompt_number != self._number):
+        """Raise ``_LeftError`` where the prompt was left for which a map is being made."""
+        if self._is_over or self._prompt_number != self._number:
             raise _LeftError
 
     def _run(self) -> None:
@@ -182,7 +180,7 @@ class _Teller:
                 self._is_making = True
             line_before, line = line, _line_being_typed(coder)
             mode = _mode_of(line, coder)
-            mentions = self._mentions(coder, line if line == line_before else _whole_words(line))
+            mentions = self._mentions(line if line == line_before else _whole_words(line))
             before, seen = seen, [mode, mentions, *_files_now(coder)]
             message = self._make(coder, mode, mentions) if is_new or before != seen else None
             with self._changed:
@@ -193,14 +191,9 @@ class _Teller:
                 told = message
                 _send(self._fd, message, lambda: self._prompt_number == number)  # noqa: B023  # called here only
 
-    def _mentions(self, coder: Any, line: str) -> str:
+    def _mentions(self, line: str) -> str:
         """Return the words of a line that the map follows, in the order of the alphabet; "" for none."""
-        refresh = getattr(coder.repo_map, "refresh", "")
-        if (
-            refresh not in _FOLLOWING
-            or self._seconds > _LONGEST_MAP_SECONDS
-            or not _is_message(line)
-        ):
+        if self._seconds > _LONGEST_MAP_SECONDS or not _is_message(line):
             return ""
         text = _IN_A_MODE.sub("", line)
         # As get_ident_mentions and get_file_mentions of base_coder.py take words from a message.
@@ -211,7 +204,6 @@ class _Teller:
     def _make(self, coder: Any, mode: str, mentions: str) -> dict[str, Any] | None:
         """Return what is to be told; None where the prompt was left meanwhile."""
         began_at = time.monotonic()
-        self._may_be_cut = bool(mode) or getattr(coder.repo_map, "refresh", "") in _FOLLOWING
         try:
             snapshot = self._snapshot(coder)
             if mode:
@@ -254,6 +246,7 @@ class _Teller:
         if coder.repo_map is not None:
             made.repo_map = copy.copy(coder.repo_map)
             made.repo_map.io, made.repo_map.tree_context_cache = made.io, self._tree_contexts
+            made.repo_map.map_cache = dict(coder.repo_map.map_cache)
             made.repo_map.get_tags = self._noting_names(made.repo_map.get_tags)
             if made.repo_map.refresh == "auto":
                 # Aider's own map is kept under the words of its message: this one is made anew, too.
