@@ -158,6 +158,9 @@ class Console:
             self._write_between()
         else:
             self.hold.child_wrote(data)
+        if events:
+            # What is decided about them, and written into the journal, must not keep the user waiting.
+            self._relay.flush()
         for event in events:
             self._note(event)
         if self.hold is not None:

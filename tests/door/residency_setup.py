@@ -83,13 +83,14 @@ class ResidencySetup:
     async def send(
         self, *messages: tuple[str, str], model: str = MAIN.name, **options: Any
     ) -> float:
-        """Send a request as the door does; return its ``load_duration`` in seconds."""
+        """Send a request as the door does; return its ``load_duration`` in seconds, once Ollama is idle again."""
         request = self.request(*messages, model=model, **options)
         await self.residency.on_request_start(request, self.upstream)
         body = body_to_send(request, b"", self.settings, self.upstream, self.residency.version)
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=CAP_SECONDS) as http:
             answer = (await http.post(f"{self.ollama.url}/api/chat", content=body)).json()
         load_seconds = answer["load_duration"] / 1e9
+        await until(lambda: self.ollama.runners.idle)
         self.residency.on_request_end(request, self.upstream, load_seconds)
         return float(load_seconds)
 
@@ -161,11 +162,13 @@ async def residency_setup(
         )
         residency.serve(settings)
         setup = ResidencySetup(ollama, residency, settings, clock, client, seen, processes)
-        await setup.poll()
-        assert not isinstance(residency.version, Unavailable)
-        yield setup
-        await asyncio.to_thread(residency.release, ())
-        client.close()
+        try:
+            await setup.poll()
+            assert not isinstance(residency.version, Unavailable)
+            yield setup
+        finally:
+            await asyncio.to_thread(residency.release, ())
+            client.close()
 
 
 def in_residency(

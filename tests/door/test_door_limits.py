@@ -24,7 +24,7 @@ from aider_guard.door.connections import DoorConnection
 from aider_guard.door.limits import BodyMemory, DoorLimits, NoRoomError
 
 KIB, MIB = 1024, 1024 * 1024
-QUICK_SECONDS = 30.0
+QUICK_SECONDS = 120.0
 """A request that waits longer than this is not served."""
 LEFT_BYTES = 16 * MIB
 """What the memory of the process may grow by in an attack."""

@@ -85,10 +85,15 @@ class Onlooker(Person):
             assert not over or self._holds(pattern), (
                 f"it ended before {pattern!r}; the screen:\n{self.text()}"
             )
-        self.pump(
-            seconds=0
-        )  # the journal is written later than the screen, and read later than that was
+        self._look_at_all()
         return self.text()
+
+    def _look_at_all(self) -> None:
+        """Read what is there: Aider's output is on the screen before an event of it is in the journal."""
+        read = -1
+        while read < len(self.shown):
+            read = len(self.shown)
+            self.pump(seconds=0)
 
     def _holds(self, pattern: str | Callable[[], bool]) -> bool:
         if callable(pattern):

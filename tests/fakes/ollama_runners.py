@@ -125,6 +125,12 @@ class Runners:
         with self.lock:
             self._drop(runner)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request runs. Its last one may still hold a runner when its client has the whole answer."""
+        with self.lock:
+            return not any(runner.busy.locked() for runner in self._runners.values())
+
     def expire(self) -> None:
         """Unload what has been idle for long enough."""
         with self.lock:

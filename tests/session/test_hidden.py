@@ -18,6 +18,7 @@ from aider_guard.core.events import (
     CommandNotTyped,
     ContextRead,
     Event,
+    PromptClosed,
     PromptShown,
 )
 from aider_guard.core.readings import ContextReading
@@ -114,13 +115,14 @@ class Clock:
 
 
 class Scene:
-    """A session's console and hidden commands on a line editor. ``screen`` is what the user's terminal got."""
+    """A console and hidden commands on a line editor. ``screen`` is what the terminal gets, ``flushed`` what it has."""
 
     def __init__(self, folder: Path) -> None:
         chat = folder / "chat"
         chat.write_bytes(b"")
         self.aider, self.loop, self.typed = LineEditor(chat), Clock(), b""
         self.screen, self.events, self.marks = bytearray(), list[Event](), list[str]()
+        self.flushed = bytearray()
         histories = SimpleNamespace(begin_hidden=self._begin, end_hidden=self._end)
         files = SimpleNamespace(chat_history=chat, encoding="utf-8")
         launch = SimpleNamespace(files=files, saved_to=folder / "saved")
@@ -129,8 +131,9 @@ class Scene:
             to_child=self.aider.queue.extend,
             to_terminal=self.screen.extend,
             pending_for_child=0,
-            flush=lambda: None,
+            flush=lambda: self.flushed.extend(self.screen[len(self.flushed) :]),
         )
+        self.on_event: Callable[[], None] = lambda: None
         self.console = Console(
             cast("Any", relay),
             post=self._post,
@@ -147,6 +150,7 @@ class Scene:
 
     def _post(self, event: Event) -> None:
         self.events.append(event)
+        self.on_event()
         if isinstance(event, PromptShown):
             self.hidden.prompt_shown()
 
@@ -224,6 +228,20 @@ def test_a_hidden_command_is_entered_once_it_is_drawn(scene: Scene) -> None:
     assert isinstance(event, ContextRead)
     assert isinstance(event.reading, ContextReading)
     assert scene.screen == shown
+
+
+def test_the_user_sees_a_prompt_before_it_is_decided_about(scene: Scene) -> None:
+    """The journal has an event when the user has seen what it is of: deciding and writing may take its time."""
+    scene.runs()
+    scene.settles()
+    at_the_events: list[bytes] = []
+    scene.on_event = lambda: at_the_events.append(bytes(scene.flushed))
+    scene.type(b"hello\r")
+    scene.reads()
+    scene.asks()
+    assert [type(event) for event in scene.events[-2:]] == [PromptClosed, PromptShown]
+    assert at_the_events[-2].endswith(CLOSES)
+    assert at_the_events[-1] == scene.screen
 
 
 def test_keys_that_were_typed_while_aider_worked_are_waited_for(scene: Scene) -> None:
