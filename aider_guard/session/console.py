@@ -158,8 +158,9 @@ class Console:
             self._write_between()
         else:
             self.hold.child_wrote(data)
-        if events:
-            # What is decided about them, and written into the journal, must not keep the user waiting.
+        if events and not self._waiting:
+            # What is decided about them, and written into the journal, must not keep the user waiting. A prompt below
+            # a notice that waits for it is drawn once, with the notice.
             self._relay.flush()
         for event in events:
             self._note(event)

@@ -85,6 +85,7 @@ def test_what_is_read_ahead_is_what_is_sent(
                         for one in sent["messages"][: len(head)]
                     ]
                     assert len(head) == len(sent["messages"]) - 1
+            person.wait_for_event("next_prompt_compared", 5)
             compared = person.journal("next_prompt_compared")
             written = [path for path in person.folder().rglob("*") if path.is_file()]
             kept = [path.read_bytes() for path in written]
