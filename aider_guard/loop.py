@@ -100,6 +100,13 @@ class Loop:
         """Forget this deadline, whether it is set or not."""
         self._deadlines.pop(name, None)
 
+    def postpone(self, seconds: float) -> None:
+        """Move every deadline by so many seconds, in which this process was stopped."""
+        self._deadlines = {
+            name: deadline._replace(when=deadline.when + seconds)
+            for name, deadline in self._deadlines.items()
+        }
+
     def run(self, until: Callable[[], bool]) -> None:
         """Run rounds until ``until()`` is true; it is called before each of them."""
         while not until():

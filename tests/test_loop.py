@@ -165,6 +165,22 @@ def test_a_deadline_set_again_replaces_the_first() -> None:
     assert fired == ["it"]
 
 
+def test_a_postponed_deadline_has_the_time_left_that_it_had() -> None:
+    """Also when it was due in the time in which the process was stopped."""
+    clock, fired = Clock(), list[str]()
+    with Loop(clock) as loop:
+        loop.at("it", 130, lambda: fired.append("it"))
+        clock.now = 162
+        loop.postpone(60)
+        loop.run_once(0)
+        assert fired == []
+        assert loop.deadlines == {"it": 190}
+        clock.now = 190
+        loop.run_once(0)
+
+    assert fired == ["it"]
+
+
 def test_a_deadline_that_sets_itself_again_waits_for_the_next_round() -> None:
     """A callback that asks for an instant in the past does not keep the round from ending."""
     fired: list[str] = []

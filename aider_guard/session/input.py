@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from aider_guard.core.events import Event, JobContinued, OfferAnswered, TerminationRequested
 from aider_guard.core.state import Phase, State
+from aider_guard.loop import Loop
 from aider_guard.session import notices
 from aider_guard.session.aider_process import AiderProcess, Child
 from aider_guard.session.console import QUESTION, Console, RestartOffer
@@ -90,6 +91,7 @@ class Input:
     console: Console
     aider: AiderProcess
     offer: RestartOffer
+    loop: Loop
     state: Callable[[], State]
     post: Callable[[Event], None]
     resumed: Callable[[], None]
@@ -126,7 +128,10 @@ class Input:
     def _suspend(self) -> None:
         stopped_at = self.clock()
         suspend(self.terminal, self.relay, self.console, self.aider.child)
-        self.post(JobContinued(round(self.clock() - stopped_at, 1)))
+        stopped_seconds = self.clock() - stopped_at
+        # Else what came meanwhile, and was not read yet, would count as not come: a sidecar that works as silent.
+        self.loop.postpone(stopped_seconds)
+        self.post(JobContinued(round(stopped_seconds, 1)))
         self.resumed()
         if self.state().phase is Phase.OFFERING:
             self.console.to_screen(QUESTION)

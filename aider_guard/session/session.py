@@ -161,6 +161,7 @@ class Session:
             console=self.console,
             aider=aider,
             offer=self._executor.offer,
+            loop=loop,
             state=lambda: self.state,
             post=self.post,
             resumed=self._hidden.wait_again,

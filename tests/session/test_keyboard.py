@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from aider_guard.core.events import Event, JobContinued
+from aider_guard.core.state import Phase
+from aider_guard.loop import Loop
+from aider_guard.session import input as session_input
 from aider_guard.session.escape_sequences import Keyboard, SuspendKey, Typed, without_answers
 
 CTRL_Z = 0x1A
@@ -180,3 +187,36 @@ def test_how_many_are_found_does_not_depend_on_the_chunks(
     ends = sorted({cut for cut in cuts if 0 < cut < len(data)})
     chunks = [data[a:b] for a, b in zip([0, *ends], [*ends, len(data)], strict=True)]
     assert len(suspends(*chunks)) == len(suspends(data))
+
+
+def test_the_time_in_which_the_session_was_stopped_counts_for_no_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sidecar that reported meanwhile is not taken for silent before its reports are read."""
+    clock, told, fired = SimpleNamespace(now=100.0), list[Event](), list[str]()
+
+    def stopped_for_a_minute(*_: object) -> None:
+        clock.now += 60.0
+
+    monkeypatch.setattr(session_input, "suspend", stopped_for_a_minute)
+    with Loop(lambda: clock.now) as loop:
+        loop.after("sidecar_silent", 30.0, lambda: fired.append("silent"))
+        relay = SimpleNamespace(read_terminal=lambda: b"\x1a")
+        session_input.Input(
+            terminal=cast("Any", None),
+            relay=cast("Any", relay),
+            console=cast("Any", None),
+            aider=cast("Any", SimpleNamespace(child=None)),
+            offer=cast("Any", None),
+            loop=loop,
+            state=lambda: cast("Any", SimpleNamespace(phase=Phase.RUNNING)),
+            post=told.append,
+            resumed=lambda: None,
+            clock=lambda: clock.now,
+        ).readable()
+        loop.run_once(0)
+        assert fired == []
+        clock.now += 30.0
+        loop.run_once(0)
+    assert fired == ["silent"]
+    assert told == [JobContinued(60.0)]
