@@ -153,6 +153,9 @@ def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
     else:
+        if place is not None and not sessions and not as_line and (running := _running()):
+            click.echo(_not_running(place, running))
+            return 0
         columns = columns_of(sys.stdout)
         click.echo(view.line(sessions) if as_line else view.table(sessions, columns), nl=as_line)
     return 0
@@ -167,13 +170,12 @@ def restart(place: str | None) -> int:
     if len(sessions) > 1:
         here = [session for session in sessions if session.working_directory == os.getcwd()]
         sessions = here if len(here) == 1 else sessions
-    ids = ", ".join(session.id for session in running)
     if not running:
         raise ConfigError("no session is running")
     if not sessions:
-        raise ConfigError(f"no session {place} is running; these are: {ids}")
+        raise ConfigError(_not_running(str(place), running))
     if len(sessions) > 1:
-        raise ConfigError(f"several sessions are running; name one: {ids}")
+        raise ConfigError(f"several sessions are running; name one: {_ids(running)}")
     if _is_stopped(sessions[0]):
         raise ConfigError(
             f"the session {sessions[0].id} is stopped; fg in its terminal continues it"
@@ -216,6 +218,14 @@ def _running(place: str | None = None) -> list[Any]:
     from aider_guard.session import registry
 
     return registry.at(registry.running(paths.sessions_dir()), place)
+
+
+def _not_running(place: str, running: Sequence[Any]) -> str:
+    return f"no session {place} is running; these are: {_ids(running)}"
+
+
+def _ids(sessions: Sequence[Any]) -> str:
+    return ", ".join(session.id for session in sessions)
 
 
 def _is_stopped(session: Any) -> bool:

@@ -364,7 +364,8 @@ def _checked(where: str, name: str, value: Any) -> Any:
     try:
         return check(name, value)
     except ValueError as allowed:
-        raise ConfigError(f"{source} is {value!r}: it takes {allowed}") from None
+        written = str(value).lower() if isinstance(value, bool) else repr(value)  # as in TOML
+        raise ConfigError(f"{source} is {written}: it takes {allowed}") from None
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:

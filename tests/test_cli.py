@@ -352,7 +352,7 @@ def test_a_session_is_found_by_its_folder(user: User) -> None:
         assert f"session   a-1  (process {os.getpid()})\nfolder    {folder}\n" in shown
         assert "b-2" not in shown
         assert user.run("restart", f"{folder}/../a").returncode == 0
-        assert user.run("status", "b").stdout == "no session is running\n"
+        assert user.run("status", "b").stdout == "no session b is running; these are: a-1, b-2\n"
     assert posted == [RestartRequested()]
 
 

@@ -361,6 +361,8 @@ class ContextRead:
     """A hidden ``/tokens`` ended."""
 
     reading: ContextReading | Unavailable
+    dropped: tuple[str, ...] = field(default=(), metadata={"journal": False})
+    """Files that Aider could not read, and took out of the chat."""
 
 
 @dataclass(frozen=True)
@@ -374,7 +376,8 @@ class ChatSaved:
 
 @dataclass(frozen=True)
 class CommandNotTyped:
-    """``/tokens``, ``/save`` or ``/exit`` was not given to Aider: the line was not empty, or Aider did not draw it.
+    """``/tokens``, ``/save`` or ``/exit`` was not given to Aider: the line was not empty, Aider did not draw it, or
+    ``/tokens`` would have taken a file that is not there now out of the chat.
 
     What was typed of it is taken back, and never followed by Enter.
     """

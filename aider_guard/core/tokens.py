@@ -61,6 +61,13 @@ def parse_context(text: str, taken_at: float) -> ContextReading | Unavailable:
     return outcome
 
 
+def parse_dropped(text: str) -> tuple[str, ...]:
+    """Return the files that Aider took out of the chat, as it could not read them (base_coder.py,
+    ``get_abs_fnames_content``), in a part of its chat history file.
+    """
+    return tuple(re.findall(r"^> Dropping (.+) from the chat\.\s*$", text, re.MULTILINE))
+
+
 def _parse_table(entries: Sequence[str], taken_at: float) -> ContextReading | Unavailable:
     header = _HEADER.fullmatch(entries[0])
     rows: list[ContextRow] = []

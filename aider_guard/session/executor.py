@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from aider_guard.core.actions import (
     WarmModel,
 )
 from aider_guard.core.chat.events import RequestStarted
-from aider_guard.core.chat_contents import is_among
+from aider_guard.core.chat_contents import file_names, is_among
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
     AiderExited,
@@ -111,6 +112,8 @@ class ActionExecutor:
                 self.console.set_title(text)
             case RingBell():
                 self.bell.ring(action)
+            case RunHidden("tokens") if self._lacks_files():
+                self.post(CommandNotTyped("tokens"))
             case RunHidden(command):
                 if command == "save":
                     self._snapshot_chat()
@@ -225,6 +228,15 @@ class ActionExecutor:
             self.console.show(Notice("launch_failed", (str(error),)))
             self.post(AiderExited(error.exit_code))
 
+    def _lacks_files(self) -> bool:
+        """Whether a file of the chat is not there now: Aider's ``/tokens`` would take it out of the chat.
+
+        So would the user's next message; until then it may be back, as after a ``git stash``.
+        """
+        state = self.state()
+        paths = (os.path.join(state.root, name) for name in file_names(state))
+        return bool(state.root) and not all(map(os.path.isfile, paths))
+
     def _on_offer_answered(self, accepted: bool) -> None:
         self.console.to_screen(b"\r\n")
         if accepted:
@@ -235,5 +247,6 @@ class ActionExecutor:
         self._snapshot_chat()
         self.console.new_child()
         text = notices.render(notice, self.terminal.size().columns, colour=self.colour)
-        self.console.to_screen(b"\r\n" + text.encode("utf-8", "replace") + QUESTION)
+        # A menu may be open below the line of the prompt.
+        self.console.to_screen(b"\r\n\x1b[J" + text.encode("utf-8", "replace") + QUESTION)
         self.offer.make()

@@ -26,7 +26,7 @@ from aider_guard.core.events import (
 )
 from aider_guard.core.readings import Unavailable
 from aider_guard.core.screen import ScreenEvent
-from aider_guard.core.tokens import parse_context
+from aider_guard.core.tokens import parse_context, parse_dropped
 from aider_guard.loop import Loop
 from aider_guard.session.console import Console
 from aider_guard.session.histories import PrivateHistories
@@ -228,7 +228,7 @@ class HiddenCommands:
         encoding = self._launch.files.encoding
         text = self._chat.read().decode(encoding, "replace")
         if self._command == "tokens":
-            return ContextRead(parse_context(text, self.clock()))
+            return ContextRead(parse_context(text, self.clock()), parse_dropped(text))
         if error := re.search(r"^> (Error saving commands to file: .*?)\s*$", text, re.MULTILINE):
             return ChatSaved(problem=f"Aider could not write the list of files: {error[1]}")
         try:

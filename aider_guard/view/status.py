@@ -110,6 +110,7 @@ _NOTICES = {
     "context_filling": "the window fills up",
     "egress": "something tried to leave",
     "egress_more": "something tried to leave",
+    "files_dropped": "Aider took files out of the chat",
     "finding": "a check found something: aider-guard doctor",
     "greeting": "the session began",
     "histories": "a history was not merged",

@@ -191,9 +191,14 @@ def _speeds(turn: TurnCost) -> Iterator[str]:
     if isinstance(prompt, float) and isinstance(cached, float) and prompt:
         yield f"{100 * cached / prompt:.0f} % cached"
         if isinstance(reading, float) and reading:
-            yield f"reads {(prompt - cached) / reading:,.0f} t/s"
+            yield f"reads {_rate((prompt - cached) / reading)}"
     if not isinstance(answer, Unavailable) and isinstance(answering, float) and answering:
-        yield f"answers {answer / answering:,.0f} t/s"
+        yield f"answers {_rate(answer / answering)}"
+
+
+def _rate(tokens_per_second: float) -> str:
+    digits = 0 if tokens_per_second >= 9.5 else 1
+    return f"{tokens_per_second:,.{digits}f} t/s"
 
 
 def _reading(facts: Mapping[str, Any]) -> str:

@@ -106,6 +106,14 @@ LINES: list[tuple[Notice, tuple[str, ...]]] = [
         ("the context is no longer watched in this session: no answer",),
     ),
     (
+        messages.files_dropped(("a.py",)),
+        ("Aider could not read a.py, and took it out of the chat",),
+    ),
+    (
+        messages.files_dropped(("a.py", "b c.py")),
+        ("Aider could not read a.py and b c.py, and took them out of the chat",),
+    ),
+    (
         messages.cannot_restart("no list"),
         ("not restarting Aider by itself in this session: no list",),
     ),

@@ -44,6 +44,7 @@ def test_values_are_frozen(value: type) -> None:
 NOT_IN_THE_JOURNAL = {
     "AiderLogged": "mentioned",
     "ChatSaved": "editable read_only",
+    "ContextRead": "dropped",
     "ContextRow": "name",
     "CountFiles": "root paths",
     "DoorSettings": "token",

@@ -66,12 +66,19 @@ def watch_fill(state: State, event: Event, _now: float) -> Step:
             return _warn_and_probe(state)
         case PromptSettled():
             return _probe(state)
-        case ContextRead(ContextReading() as reading):
-            return _warn(_with_table(state, reading))
-        case ContextRead(Unavailable(reason)):
-            state = replace(state, probe_failures=state.probe_failures + 1)
-            if state.probe_failures == _MAX_FAILURES:
-                return state, (ShowNotice(messages.probing_off(reason)),)
+        case ContextRead(reading, dropped):
+            shown = (ShowNotice(messages.files_dropped(dropped)),) if dropped else ()
+            state, more = _take_table(state, reading)
+            return state, (*shown, *more)
+    return state, ()
+
+
+def _take_table(state: State, reading: ContextReading | Unavailable) -> Step:
+    if isinstance(reading, ContextReading):
+        return _warn(_with_table(state, reading))
+    state = replace(state, probe_failures=state.probe_failures + 1)
+    if state.probe_failures == _MAX_FAILURES:
+        return state, (ShowNotice(messages.probing_off(reading.reason)),)
     return state, ()
 
 
