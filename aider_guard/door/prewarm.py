@@ -26,7 +26,7 @@ from aider_guard.core.chat.types import DoorSettings
 from aider_guard.core.events import Event, ModelsRead
 from aider_guard.core.model_names import same_model
 from aider_guard.core.printable import printable
-from aider_guard.core.readings import ModelsReading, Unavailable
+from aider_guard.core.readings import LoadedModel, ModelsReading, Unavailable
 from aider_guard.door.loaded_models import LoadedModels, SessionModel, find_listed, keep_alive
 from aider_guard.door.reload_cause import ReloadWatch
 from aider_guard.ollama.access import Headers
@@ -291,10 +291,16 @@ def decide_load(
     own = next((entry for entry in loaded if same_model(entry.name, model)), None)
     if own is not None:
         differs = own.entry is not None and own.entry.differs(listed)
-    else:  # before 0.10 Ollama does not tell the window: another program's model is left alone
+    else:
         differs = listed.window_tokens != window_tokens
-    by_other = f"{model} is loaded already, by another program and with a window of its own"
-    return LoadDecision(by_other) if differs else LoadDecision(loaded=True)
+    return LoadDecision(whose_window(listed)) if differs else LoadDecision(loaded=True)
+
+
+def whose_window(listed: LoadedModel) -> str:
+    """Return why a loaded model is left alone that is not known to have this session's window."""
+    if isinstance(listed.window_tokens, Unavailable):  # before 0.10
+        return f"{listed.name} is loaded already, and Ollama does not tell with which window"
+    return f"{listed.name} is loaded already, by another program and with a window of its own"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from aider_guard.door.prewarm import (
     HeadEvaluation,
     Post,
     PrewarmRequests,
+    whose_window,
 )
 from aider_guard.ollama.client import OllamaClient
 
@@ -46,7 +47,6 @@ NOT_KEPT_SECONDS: Final = 600.0
 """For how long ``auto`` does not read ahead for a model whose server kept nothing: finding out took some seconds."""
 _CACHED: Final = "all of it is in the server's cache already"
 _NOT_LOADED: Final = "the model is not loaded"
-_OTHERS: Final = "the model was loaded by another program, with a window of its own"
 
 
 @dataclass
@@ -211,7 +211,7 @@ class ReadAhead:
         differs = listed.window_tokens != settings.window_tokens
         if own.loaded:
             differs = own.entry is not None and own.entry.differs(listed)
-        return _OTHERS if differs else ""
+        return whose_window(listed) if differs else ""
 
     def _rest(self, model: str, reason: str) -> None:
         """Report why nothing is read, once, and look again later."""

@@ -81,6 +81,22 @@ def test_nothing_is_loaded_where_it_must_not(loaded: list[str], main: str, reaso
     asyncio.run(story())
 
 
+def test_a_model_whose_window_is_not_told_is_left_alone() -> None:
+    """Before 0.10 nothing says that it is another than ours; it is not said either."""
+
+    async def story() -> None:
+        ollama = FakeOllama("0.9.3", models=MODELS, loaded=[MAIN.name])
+        async with residency_setup(ollama) as setup:
+            setup.residency.warm()
+            warmed = await setup.wait_for(ModelWarmed)
+            assert warmed.problem == (
+                "qwen3:8b is loaded already, and Ollama does not tell with which window"
+            )
+            assert setup.loads() == []
+
+    asyncio.run(story())
+
+
 def test_a_model_that_is_there_with_our_window_is_not_loaded() -> None:
     """It does not matter which program loaded it."""
 
