@@ -69,6 +69,14 @@ class Onlooker(Person):
         """The screen as text."""
         return "\n".join(self.lines())
 
+    def wrote(self, words: str, since: int = 0) -> bool:
+        """Whether the program wrote these words, behind the first *since* bytes of its output.
+
+        For the words of an answer, in place of a look at the screen: two threads of Aider draw its live view, and on a
+        busy machine one now and then erases the last line of a short answer (twice in 1,000, without the guard).
+        """
+        return words.encode() in self.shown[since:]
+
     def picture(self) -> tuple[tuple[str, ...], int, int]:
         """Every cell of the screen, and where the cursor is."""
         return tuple(self.screen.display), self.screen.cursor.y, self.screen.cursor.x
@@ -89,7 +97,10 @@ class Onlooker(Person):
         return self.text()
 
     def _look_at_all(self) -> None:
-        """Read what is there: Aider's output is on the screen before an event of it is in the journal."""
+        """Read what is there: Aider's output is on the screen before an event of it is in the journal.
+
+        Except for a prompt that a notice waited for, which is drawn with the notice.
+        """
         read = -1
         while read < len(self.shown):
             read = len(self.shown)

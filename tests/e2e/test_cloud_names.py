@@ -67,7 +67,7 @@ def test_the_model_of_a_cloud_is_refused_in_words_at_once(desk: Desk, server: Fa
             assert len(found) == 1, bytes(person.shown[before:])
         person.ask("/model ollama_chat/small")
         person.ask("hello")
-        person.wait_for("It is well.")
+        assert person.wrote("It is well.")
         said = leave(person)
     assert "Retrying in" not in said
     assert "refused by the door: 6 requests to 5 hosts (api.openai.com:443 2 times, " in said

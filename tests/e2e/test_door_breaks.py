@@ -66,7 +66,7 @@ def test_the_sidecar_is_killed_in_the_middle_of_an_answer(desk: Desk, slow: Chat
         person.wait_for_event("sidecar_lost")
         person.wait_for_event("sidecar_started", 2)
         person.wait_for_prompt(2)
-        assert "word39" in person.text()
+        assert person.wrote("word39")
         first, second = slow.chats
         assert first["messages"] == second["messages"]
         assert len(slow.cancelled) == 1
@@ -97,7 +97,7 @@ def test_ctrl_c_ends_the_answer_at_ollama(desk: Desk, slow: ChattingOllama) -> N
         assert finished["outcome"] == "cancelled"
         slow.talking.says = "It is well."
         person.ask("Are you there?")
-        assert "It is well." in person.text()
+        assert person.wrote("It is well.")
         person.type(b"/exit\r")
         assert person.end() == 0
 

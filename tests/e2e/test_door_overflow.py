@@ -34,7 +34,7 @@ def test_refused_and_the_suggested_drop(desk: Desk, version: str) -> None:
         assert not server.chats
         person.ask(command)
         person.ask(QUESTION)
-        assert SAYS in person.text()
+        assert person.wrote(SAYS)
         (body,) = server.chats
         assert "aider-guard" not in str(body["messages"])
         assert sum(QUESTION in message["content"] for message in body["messages"]) == 1

@@ -63,7 +63,7 @@ def counted(
     ) as person:
         person.wait_for(person.is_asked, PATIENCE_SECONDS)
         person.say(HELLO)
-        person.wait_for(ANSWER, PATIENCE_SECONDS)
+        person.wait_for(lambda: person.wrote(ANSWER), PATIENCE_SECONDS)
         person.wait_for(person.is_asked)
         person.type(b"/exit\r")
         assert person.end() == 0
@@ -93,7 +93,7 @@ def test_what_aider_asks_for_stays_inside_and_is_written_down(
     with GuardedInside(command, env, repo) as person:
         person.wait_for_prompt(seconds=PATIENCE_SECONDS)
         person.ask(HELLO)
-        assert ANSWER in person.text()
+        assert person.wrote(ANSWER)
         person.type(b"/exit\r")
         assert person.end() == 0
         (chosen,) = person.journal("air_gap_chosen")

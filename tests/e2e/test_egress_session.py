@@ -107,7 +107,7 @@ def test_nothing_tried_to_leave(seat: Seat) -> None:
     with seat.session("netns") as person:
         person.wait_for_prompt(seconds=PATIENCE_SECONDS)
         person.ask(HELLO)
-        assert ANSWER in person.text()
+        assert person.wrote(ANSWER)
         screen = person.leave()
         assert person.journal("egress_blocked") == []
     assert screen.endswith("aider-guard: nothing tried to leave")
@@ -221,7 +221,7 @@ def test_it_holds_while_the_sidecar_is_replaced(layer: Layer, seat: Seat) -> Non
         person.wait_for_prompt(2, PATIENCE_SECONDS)
         assert outside(seat.world.seen(since, seat.world.mark())) == []
         person.ask(HELLO)
-        assert ANSWER in person.text()
+        assert person.wrote(ANSWER)
         person.ask(seat.reach("github.com:22"))
         assert "github.com:22 was reached" in person.words()
         person.leave()
@@ -248,7 +248,7 @@ def test_the_next_aider_is_in_the_same_air_gap(layer: Layer, seat: Seat) -> None
         person.ask(seat.reach("both.example.com:443", "after.example.com:443"))
         person.wait_for("blocked after.example.com:443: tried by", PATIENCE_SECONDS)
         person.ask(HELLO)
-        assert ANSWER in person.text()
+        assert person.wrote(ANSWER)
         screen = person.leave()
         assert len(person.journal("air_gap_chosen")) == 1
     each = "both.example.com:443 2 times, before.example.com:443 once, after.example.com:443 once"

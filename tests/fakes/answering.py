@@ -174,9 +174,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.answering.gone(request)
 
     def _content(self) -> bytes:
-        """The body, of a given length or in chunks (RFC 9112, 7.1)."""
+        """The body, of a given length or in chunks (RFC 9112, 7.1). One that breaks off is no request."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            content = self.rfile.read(length)
+            if len(content) < length:
+                raise _ClientGoneError
+            return content
         pieces = []
         while size := int(self.rfile.readline().partition(b";")[0], 16):
             pieces.append(self.rfile.read(size))

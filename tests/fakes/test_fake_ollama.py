@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -59,6 +60,17 @@ def test_a_chat_in_every_era(version: str) -> None:
         assert openai["choices"][0]["message"]["content"] == "It is well."
         events = post(server, "/v1/chat/completions", {**ASK, "stream": True}).text.split("\n\n")
         assert events[-2:] == ["data: [DONE]", ""]
+
+
+def test_a_request_that_breaks_off_did_not_come() -> None:
+    """Its client went away within the body: what it would have asked is not known."""
+    with FakeOllama() as server, socket.create_connection((server.host, server.port)) as client:
+        client.sendall(
+            b'POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"model"'
+        )
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b""
+        assert server.received == []
 
 
 def test_what_the_cache_holds_is_not_read_again(ollama: FakeOllama) -> None:
