@@ -152,12 +152,12 @@ def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
     sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
+    elif as_line:
+        click.echo(view.line(sessions))
+    elif place is not None and not sessions and (running := _running()):
+        click.echo(_not_running(place, running))
     else:
-        if place is not None and not sessions and not as_line and (running := _running()):
-            click.echo(_not_running(place, running))
-            return 0
-        columns = columns_of(sys.stdout)
-        click.echo(view.line(sessions) if as_line else view.table(sessions, columns), nl=as_line)
+        click.echo(view.table(sessions, columns_of(sys.stdout)), nl=False)
     return 0
 
 

@@ -239,6 +239,13 @@ def test_a_bad_value_in_a_file_is_refused_with_the_files_name(
         path.unlink()
 
 
+def test_a_switch_is_repeated_as_it_is_written_in_a_file(sources: Sources) -> None:
+    """A file knows ``true``; only Python calls it True."""
+    sources.user.write_text("read-ahead = true")
+    with pytest.raises(ConfigError, match=r"is true: it takes auto, on or off$"):
+        sources.load()
+
+
 @pytest.mark.parametrize("name", ["warn_at", "Warn-At", "warn-a", "colour", "num-ctx ", "numctx"])
 def test_an_unknown_setting_is_refused_with_what_was_meant(sources: Sources, name: str) -> None:
     """A misspelt name must not be ignored: the user would rely on it. Without a near one all are listed."""

@@ -56,9 +56,13 @@ class RingBell:
 
 @dataclass(frozen=True)
 class RunHidden:
-    """Run a command at the main prompt so that the user sees nothing of it."""
+    """Run a command at the main prompt so that the user sees nothing of it, while all of some files are there."""
 
     command: Literal["tokens", "save"]
+    needs: tuple[str, ...] = field(default=(), metadata={"journal": False})
+    """Paths. ``/tokens`` takes a file that is missing out of the chat, as does the user's next message; until then it
+    may be back, as after a ``git stash``.
+    """
 
 
 @dataclass(frozen=True)

@@ -376,10 +376,10 @@ class ChatSaved:
 
 @dataclass(frozen=True)
 class CommandNotTyped:
-    """``/tokens``, ``/save`` or ``/exit`` was not given to Aider: the line was not empty, Aider did not draw it, or
-    ``/tokens`` would have taken a file that is not there now out of the chat.
+    """``/tokens``, ``/save`` or ``/exit`` was not given to Aider.
 
-    What was typed of it is taken back, and never followed by Enter.
+    The line was not empty, Aider did not draw it, or a file that it needs (``RunHidden``) is missing. What was typed of
+    it is taken back, and never followed by Enter.
     """
 
     command: Literal["tokens", "save", "exit"]

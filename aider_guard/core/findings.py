@@ -72,7 +72,7 @@ def listed(words: Iterable[str], at_most: int = 4) -> str:
 
 
 def verb(words: Iterable[str], singular: str, plural: str) -> str:
-    """The form of a verb whose subject is these words."""
+    """The form of a verb or a pronoun for these words."""
     return singular if len(set(words)) == 1 else plural
 
 

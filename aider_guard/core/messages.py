@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from aider_guard.core.actions import PART, Handoff, Notice
 from aider_guard.core.drop_advice import Advice
 from aider_guard.core.events import ModelsUnloaded
-from aider_guard.core.findings import Finding, listed
+from aider_guard.core.findings import Finding, listed, verb
 from aider_guard.core.model_names import same_model
 from aider_guard.core.printable import printable
 from aider_guard.core.readings import (
@@ -126,7 +126,7 @@ def ended(status: int) -> str:
 
 def files_dropped(names: Sequence[str]) -> Notice:
     """Aider took files out of the chat at a ``/tokens`` that the user did not see."""
-    them = "it" if len(names) == 1 else "them"
+    them = verb(names, "it", "them")
     line = f"Aider could not read {listed(names)}, and took {them} out of the chat"
     return Notice("files_dropped", (line,))
 

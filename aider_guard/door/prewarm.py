@@ -297,7 +297,7 @@ def decide_load(
 
 
 def whose_window(listed: LoadedModel) -> str:
-    """Return why a loaded model is left alone that is not known to have this session's window."""
+    """Return why a loaded model is left alone: its window is another than this session's, or is not told."""
     if isinstance(listed.window_tokens, Unavailable):  # before 0.10
         return f"{listed.name} is loaded already, and Ollama does not tell with which window"
     return f"{listed.name} is loaded already, by another program and with a window of its own"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from aider_guard.core.actions import (
     WarmModel,
 )
 from aider_guard.core.chat.events import RequestStarted
-from aider_guard.core.chat_contents import file_names, is_among
+from aider_guard.core.chat_contents import is_among
 from aider_guard.core.chatlog import Exchange
 from aider_guard.core.events import (
     AiderExited,
@@ -112,12 +111,10 @@ class ActionExecutor:
                 self.console.set_title(text)
             case RingBell():
                 self.bell.ring(action)
-            case RunHidden("tokens") if self._lacks_files():
-                self.post(CommandNotTyped("tokens"))
-            case RunHidden(command):
+            case RunHidden(command, needs):
                 if command == "save":
                     self._snapshot_chat()
-                self.hidden.run(command, self.launches)
+                self.hidden.run(command, self.launches, needs)
             case CountFiles() | WarmModel() | WakeCounter():
                 self.sidecar.send(action)
             case StopAider():
@@ -227,15 +224,6 @@ class ActionExecutor:
             # For the policy it is an Aider that ended at once: tried again, and given up in the end.
             self.console.show(Notice("launch_failed", (str(error),)))
             self.post(AiderExited(error.exit_code))
-
-    def _lacks_files(self) -> bool:
-        """Whether a file of the chat is not there now: Aider's ``/tokens`` would take it out of the chat.
-
-        So would the user's next message; until then it may be back, as after a ``git stash``.
-        """
-        state = self.state()
-        paths = (os.path.join(state.root, name) for name in file_names(state))
-        return bool(state.root) and not all(map(os.path.isfile, paths))
 
     def _on_offer_answered(self, accepted: bool) -> None:
         self.console.to_screen(b"\r\n")

@@ -8,8 +8,9 @@ The rest is not looked at: no other key can come by now, and a long path may not
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum
 from functools import partial
@@ -76,8 +77,10 @@ class HiddenCommands:
     _is_late: bool = False
     """Whether the command was given up before that, and may still run."""
 
-    def run(self, command: Command, launches: Launches) -> None:
+    def run(self, command: Command, launches: Launches, needs: Sequence[str] = ()) -> None:
         """Type the command at the empty main prompt and hold everything back until the next prompt.
+
+        Not where one of the files that it *needs* is missing.
 
         ``/exit`` begins the hold of a restart, which ends with the prompt of the next Aider.
         """
@@ -85,7 +88,7 @@ class HiddenCommands:
         if command != "exit" and (launch is None or launch.files is None or histories is None):
             self.post(_failed(command, "Aider's settings could not be read"))
             return
-        if not self.console.line_is_free():
+        if not self.console.line_is_free() or not all(map(os.path.isfile, needs)):
             self.post(CommandNotTyped(command))
             return
         self._command, self._launch, self._histories = command, launch, histories
@@ -95,7 +98,7 @@ class HiddenCommands:
         self.console.begin_hold(command)
         self._stage = _Stage.TYPED
         self.relay.to_child(self._word.encode())
-        self.wait_again()
+        self._wait()
 
     def retire(self, launches: Launches) -> bool:
         """Type ``/exit`` and Enter at once; False when the line is not free, and nothing is typed.
@@ -112,8 +115,8 @@ class HiddenCommands:
         self.relay.flush()
         return True
 
-    def wait_again(self) -> None:
-        """Begin the time that Aider has for its next step again, as the session was stopped meanwhile."""
+    def _wait(self) -> None:
+        """Begin the time that Aider has for its next step."""
         match self._stage:
             case _Stage.TYPED:
                 self.loop.after(_TIMEOUT, _ECHO_SECONDS, self._take_back)
@@ -177,7 +180,7 @@ class HiddenCommands:
         if self._launch is not None and self._launch.files is not None:
             self._chat = FileTail(self._launch.files.chat_history, from_end=True)
         self._stage, self._is_answered = _Stage.ENTERED, False
-        self.wait_again()
+        self._wait()
 
     def _erase(self) -> None:
         self.relay.to_child(_BACKSPACE * len(self._word))
@@ -187,7 +190,7 @@ class HiddenCommands:
         self._erase()
         self._stage = _Stage.TAKEN_BACK
         self.loop.cancel(_QUIET)
-        self.wait_again()
+        self._wait()
 
     def _postpone(self) -> None:
         self._stop_waiting()

@@ -94,7 +94,6 @@ class Input:
     loop: Loop
     state: Callable[[], State]
     post: Callable[[Event], None]
-    resumed: Callable[[], None]
     clock: Callable[[], float]
     _suspend_key: SuspendKey = field(default_factory=SuspendKey)
 
@@ -129,10 +128,9 @@ class Input:
         stopped_at = self.clock()
         suspend(self.terminal, self.relay, self.console, self.aider.child)
         stopped_seconds = self.clock() - stopped_at
-        # Else what came meanwhile, and was not read yet, would count as not come: a sidecar that works as silent.
+        # Else what came meanwhile, and was not read yet, would be missed: a sidecar that works would count as silent.
         self.loop.postpone(stopped_seconds)
         self.post(JobContinued(round(stopped_seconds, 1)))
-        self.resumed()
         if self.state().phase is Phase.OFFERING:
             self.console.to_screen(QUESTION)
 

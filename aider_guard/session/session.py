@@ -164,7 +164,6 @@ class Session:
             loop=loop,
             state=lambda: self.state,
             post=self.post,
-            resumed=self._hidden.wait_again,
             clock=clock,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from core.histories_of_events import (
     UNKNOWN,
@@ -60,6 +62,15 @@ def test_the_first_table_is_asked_for_when_something_could_be_in_it() -> None:
     assert ASKS not in at_first_prompt().prompt()
     assert ASKS in at_first_prompt().prompt("c.py")
     assert ASKS in after_turn(at_first_prompt())
+
+
+def test_a_table_needs_the_files_that_the_last_one_had() -> None:
+    """Aider takes one that is missing out of the chat. Without a root no path is known."""
+    story = read(100, c=10)
+    assert ASKS in story.prompt("c.py", "d.py")
+    story = read(100, c=10)
+    story.state = replace(story.state, root="/repo")
+    assert RunHidden("tokens", ("/repo/c.py",)) in story.prompt("c.py", "d.py")
 
 
 def test_the_setting_never_asks_never_and_always_asks_each_turn() -> None:

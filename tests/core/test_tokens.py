@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aider_guard.core.readings import ContextReading, ContextRow, Unavailable
-from aider_guard.core.tokens import parse_context
+from aider_guard.core.tokens import parse_context, parse_dropped
 
 CAPTURES = Path(__file__).parents[1] / "captures" / "tokens"
 TIPS = {
@@ -255,6 +255,16 @@ def test_an_older_complete_table_is_used_when_the_newest_is_torn() -> None:
     whole = (CAPTURES / "fresh.txt").read_text(encoding="utf-8")
     torn = "> Approximate context window usage for m, in tokens:  \n> $ 0.0000  12 system mess"
     assert parsed(whole + torn).total_tokens == 4177
+
+
+def test_files_that_aider_took_out_of_the_chat_are_found() -> None:
+    """Each is named in a line of Aider's own, which begins with >; what a model says does not."""
+    text = (
+        "\n> /repo/b c.py: file not found error  \n> Dropping b c.py from the chat.  \n"
+        "\n> Dropping d.py from the chat.\n\nDropping e.py from the chat.\n"
+    )
+    assert parse_dropped(text) == ("b c.py", "d.py")
+    assert parse_dropped("> $ 0.0000    6,379 tokens total\n") == ()
 
 
 def test_a_line_break_in_a_name_does_not_break_the_table() -> None:

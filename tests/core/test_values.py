@@ -57,6 +57,7 @@ NOT_IN_THE_JOURNAL = {
     "PromptShown": "files",
     "RequestFinished": "parts",
     "RequestRefused": "said",
+    "RunHidden": "needs",
     "ServerProcess": "settings",
     "ServerReport": "installed models others helps",
     "ServedModel": "base headers",

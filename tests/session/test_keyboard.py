@@ -211,7 +211,6 @@ def test_the_time_in_which_the_session_was_stopped_counts_for_no_deadline(
             loop=loop,
             state=lambda: cast("Any", SimpleNamespace(phase=Phase.RUNNING)),
             post=told.append,
-            resumed=lambda: None,
             clock=lambda: clock.now,
         ).readable()
         loop.run_once(0)

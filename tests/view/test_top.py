@@ -102,6 +102,14 @@ def test_the_screen(columns: int, rows: int) -> None:
     assert_is_screen(f"top-{columns}x{rows}", "".join(f"{line.rstrip()}\n" for line in lines))
 
 
+def test_a_slow_model_is_not_shown_as_one_that_says_nothing() -> None:
+    """15 tokens in 45 seconds."""
+    slow = {"answer_tokens": 15, "generation_seconds": 45.0}
+    lines = [line | slow if line["event"] == "turn_finished" else line for line in journals.lines()]
+    shown = block(TopSession(FACTS, sum_up(lines)), TopView(120, 40))
+    assert any("answers 0.3 t/s" in line for line in shown)
+
+
 def test_the_selected_session_is_shown_whole() -> None:
     """The others have a line each where there is room."""
     lines = screen(SESSIONS, "", TopView(60, 8, selected=1, message="copied"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import replace
 
 from aider_guard.core import messages
@@ -118,7 +119,9 @@ def _probe(state: State) -> Step:
     is_free = state.phase is Phase.RUNNING and state.settled and not state.hidden
     if not is_free or not probe_due(state):
         return state, ()
-    return replace(state, hidden="tokens"), (RunHidden("tokens"),)
+    names = file_names(state) if state.root else ()
+    needs = tuple(posixpath.join(state.root, name) for name in names)
+    return replace(state, hidden="tokens"), (RunHidden("tokens", needs),)
 
 
 def _with_table(state: State, reading: ContextReading) -> State:

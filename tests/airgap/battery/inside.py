@@ -88,7 +88,7 @@ def outside(order: str) -> None:
 def bystander(order: str = "") -> dict[str, Any]:
     """What a program of the same user outside tells of itself; with an order it does something first (bystander.py)."""
     home = FACTS["home"]
-    with open(f"{home}/work/.poke", "wb", 0) as poke, open(f"{home}/work/.poked", "rb", 0) as poked:
+    with open(f"{home}/till/.poke", "wb", 0) as poke, open(f"{home}/till/.poked", "rb", 0) as poked:
         poke.write(order.encode() + b"\n")
         assert select.select([poked], [], [], 5)[0]
         answer: dict[str, Any] = json.loads(poked.read(4096))

@@ -40,7 +40,7 @@ NO_WAY = -2
 """In place of a number: only what has a word counts."""
 MARK_PORT = 19998
 """Of the packets that show that all before them have come."""
-ASKING, ANSWERING = box.HOME / "work" / ".asking", box.HOME / "work" / ".answering"
+ASKING, ANSWERING = box.HOME / "till" / ".asking", box.HOME / "till" / ".answering"
 """Pipes by which a way has the other machine do something: a line each."""
 _PATIENCE_SECONDS = 5.0
 _NEIGHBOURS = range(

@@ -36,7 +36,7 @@ from aider_guard.core.egress import Layer
 
 _HERE = Path(__file__).parent
 _PREFIX = box.HOME / ".local" / "pipx" / "guard"
-_WORK = box.HOME / "work"
+_WORK = box.HOME / "till"
 _CAP_SECONDS = 240.0
 _NO_DOOR = {"door": ("127.0.0.1", OLLAMA_PORT), "door_host": f"127.0.0.1:{OLLAMA_PORT}", "base": ""}
 """Without an air gap programs speak to Ollama itself."""

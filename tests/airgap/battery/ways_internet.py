@@ -112,7 +112,7 @@ one = socket.create_connection((OUT, PORT), 3); call(275, reading, 0, one.fileno
 """
 _SENDFILE = """
 one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); one.connect((OUT, PORT))
-path = f"{HOME}/work/file-{NUMBER}"
+path = f"{HOME}/till/file-{NUMBER}"
 with open(path, "wb") as file: file.write(WORD)
 with open(path, "rb") as file: os.sendfile(one.fileno(), file.fileno(), 0, len(WORD))
 """
