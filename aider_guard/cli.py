@@ -145,17 +145,19 @@ def config_init() -> int:
 @click.argument("place", required=False, metavar="[SESSION|FOLDER]")
 def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
     """Show the running sessions, or those of a folder."""
+    from aider_guard.session import registry
     from aider_guard.view import status as view
     from aider_guard.view.page import columns_of
 
-    answers = [_status_of(session) for session in _running(place)]
+    found = _running(place)
+    answers = [_status_of(session) for session in found]
     sessions = [answer for answer in answers if answer is not None and view.is_answer(answer)]
     if as_json:
         click.echo(json.dumps({"sessions": sessions}, indent=2))
     elif as_line:
         click.echo(view.line(sessions))
-    elif place is not None and not sessions and (running := _running()):
-        click.echo(_not_running(place, running))
+    elif not found:
+        click.echo(registry.none_at(_running(), place))
     else:
         click.echo(view.table(sessions, columns_of(sys.stdout)), nl=False)
     return 0
@@ -165,17 +167,17 @@ def status(*, as_json: bool, as_line: bool, place: str | None) -> int:
 @click.argument("place", required=False, metavar="[SESSION|FOLDER]")
 def restart(place: str | None) -> int:
     """Restart Aider in a running session, at its next idle prompt. Nothing is lost."""
-    running = _running()
+    from aider_guard.session import registry
+
     sessions = _running(place)
     if len(sessions) > 1:
         here = [session for session in sessions if session.working_directory == os.getcwd()]
         sessions = here if len(here) == 1 else sessions
-    if not running:
-        raise ConfigError("no session is running")
     if not sessions:
-        raise ConfigError(_not_running(str(place), running))
+        raise ConfigError(registry.none_at(_running(), place))
     if len(sessions) > 1:
-        raise ConfigError(f"several sessions are running; name one: {_ids(running)}")
+        ids = ", ".join(session.id for session in sessions)
+        raise ConfigError(f"several sessions are running; name one: {ids}")
     if _is_stopped(sessions[0]):
         raise ConfigError(
             f"the session {sessions[0].id} is stopped; fg in its terminal continues it"
@@ -218,14 +220,6 @@ def _running(place: str | None = None) -> list[Any]:
     from aider_guard.session import registry
 
     return registry.at(registry.running(paths.sessions_dir()), place)
-
-
-def _not_running(place: str, running: Sequence[Any]) -> str:
-    return f"no session {place} is running; these are: {_ids(running)}"
-
-
-def _ids(sessions: Sequence[Any]) -> str:
-    return ", ".join(session.id for session in sessions)
 
 
 def _is_stopped(session: Any) -> bool:

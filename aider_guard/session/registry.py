@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from aider_guard.core.printable import printable
 from aider_guard.errors import LaunchError
 from aider_guard.paths import belongs_to_user, replace_file
 
@@ -109,6 +110,14 @@ def at(sessions: Iterable[SessionFolder], place: str | None) -> list[SessionFold
     return named or [
         session for session in listed if os.path.realpath(session.working_directory) == folder
     ]
+
+
+def none_at(listed: Sequence[SessionFolder], place: str | None) -> str:
+    """Say that none of these has this name or works in this folder, and which they are."""
+    if place is None or not listed:
+        return "no session is running"
+    ids = ", ".join(session.id for session in listed)
+    return printable(f"no session {place} is running; these are: {ids}")
 
 
 def read(folder: Path) -> SessionFolder | None:

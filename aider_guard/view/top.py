@@ -61,6 +61,10 @@ class Watcher:
                 found.append((folder, TopSession(facts, report, _age_seconds(report.started_at))))
         return found
 
+    def none(self) -> str:
+        """Say why there is nothing to show."""
+        return registry.none_at([*registry.running(self.sessions)], self.place)
+
     def _report(self, folder: Path) -> SessionReport:
         try:
             size = (folder / "journal.jsonl").stat().st_size
@@ -112,7 +116,7 @@ def run_top(
     if once or not is_screen:
         view = TopView(_size().columns, 0, colour=has_colour(os.environ) and os.isatty(1))
         blocks = ["\n".join(block(each, view)) for _, each in watcher.look()]
-        click.echo("\n\n".join(blocks) or "no session is running")
+        click.echo("\n\n".join(blocks) or watcher.none())
         return 0
     watched = (signal.SIGWINCH, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with signals_as_wakeups(watched) as wakeups, _full_screen(), Loop() as loop:
@@ -196,6 +200,8 @@ class Top:
 
     def _refresh(self) -> None:
         self._found = self._watcher.look()
+        if not self._found:
+            self._view = replace(self._view, none=self._watcher.none())
         self._draw()
         self._loop.after("refresh", _REFRESH_SECONDS, self._refresh)
 
@@ -241,7 +247,7 @@ class Top:
     def _restart(self) -> str:
         chosen = self._selected()
         if chosen is None:
-            return "no session is running"
+            return self._view.none
         try:
             answer = ask(chosen[0].socket, "restart")
         except (OSError, ValueError, RecursionError):
@@ -263,7 +269,7 @@ class Top:
         """Write the report, and open it where there is a desktop: a browser in this terminal would draw over it."""
         chosen = self._selected()
         if chosen is None:
-            return "no session is running"
+            return self._view.none
         try:
             path = write_page(chosen[0].path)
         except GuardError as error:

@@ -51,13 +51,17 @@ class TopSession:
 
 @dataclass(frozen=True)
 class TopView:
-    """The size of the terminal, whether it has colours, which session is selected, and a line that answers a key."""
+    """The size of the terminal, whether it has colours, which session is selected, and a line that answers a key.
+
+    ``none`` is shown where there is no session.
+    """
 
     columns: int
     rows: int
     colour: bool = False
     selected: int = 0
     message: str = ""
+    none: str = "no session is running"
 
 
 def screen(sessions: Sequence[TopSession], clock: str, view: TopView) -> list[str]:
@@ -77,7 +81,7 @@ def screen(sessions: Sequence[TopSession], clock: str, view: TopView) -> list[st
 
 def _body(sessions: Sequence[TopSession], view: TopView, room: int) -> list[str]:
     if not sessions:
-        return [_cut("no session is running", view.columns)]
+        return [_cut(view.none, view.columns)]
     blocks = [block(each, view, is_selected=n == view.selected) for n, each in enumerate(sessions)]
     if sum(map(len, blocks)) + len(blocks) - 1 <= room:
         return [line for one in blocks for line in (*one, "")][:-1]

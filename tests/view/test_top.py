@@ -253,6 +253,19 @@ def test_a_session_that_is_slow_to_answer_stays(
         assert Watcher(tmp_path).look() == []
 
 
+def test_another_place_has_none_and_those_that_run_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Printed as well as on the screen."""
+    with answering(tmp_path, []):
+        (folder,) = (each.id for each in registry.running(tmp_path))
+        said = f"no session x is running; these are: {folder}"
+        assert run_top(tmp_path, "x", once=True, as_json=False) == 0
+        assert Watcher(tmp_path, "x").none() == said
+    assert capsys.readouterr().out == f"{said}\n"
+    assert screen([], "", TopView(80, 24, none=said))[1] == said
+
+
 def test_once_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What a script reads: the facts of status, and what the journal has of the last turn."""
     with answering(tmp_path, []):
